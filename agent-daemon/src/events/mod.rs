@@ -1,0 +1,1 @@
+//! The story: records decoded, enriched and written as OCSF.

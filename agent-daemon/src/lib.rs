@@ -1,0 +1,8 @@
+//! Ambit's daemon half: the rooms that `ambitd` and `ambit` are made of.
+//!
+//! The way of an action is one street, `hook -> decide -> ring -> decode -> enrich -> sink`; the way
+//! of a rule is the other, `cedar -> check -> lower -> tables -> decide`.
+
+pub mod events;
+pub mod policy;
+pub mod sinks;

@@ -1,0 +1,1 @@
+//! What: Cedar, checked and lowered to the tables that `decide` asks.
