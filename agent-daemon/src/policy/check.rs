@@ -14,7 +14,10 @@ use super::rule::{Effect, Rule, RuleInfo};
 use super::syntax::{Kind, Shape, Words, tokens};
 use super::{Source, condition, scope};
 
-/// The most words that one policy may have, so that no policy can exhaust the parser's stack.
+/// The stack on which files are read: Cedar's parser and validator recurse, and a thread's usual
+/// 2 MiB hold 30 nested brackets or 100 chained operators of an unoptimized build.
+const STACK_BYTES: usize = 32 << 20;
+/// The most words that one policy may have, so that no policy can exhaust that stack.
 pub(super) const MAX_WORDS: usize = 1000;
 /// The deepest nesting of brackets in one policy.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -57,6 +60,22 @@ struct Taken {
 }
 
 pub(super) fn check(sources: &[Source]) -> Result<Checked, PolicyError> {
+    let failed = |what: &str| {
+        let help = "free some memory and try again; if it happens again, please report it";
+        PolicyError::from(Diagnostic::of_file("policy", what, help))
+    };
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("policy-check".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || read(sources))
+            .map_err(|error| failed(&format!("no thread to read policies on: {error}")))?
+            .join()
+            .unwrap_or_else(|_| Err(failed("Cedar's parser failed on this policy")))
+    })
+}
+
+fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
     let schema = schema()?;
     let texts: Vec<Text<'_>> = sources.iter().map(Text::new).collect();
     let mut problems: Vec<(usize, usize, Diagnostic)> = Vec::new();
@@ -314,7 +333,9 @@ fn validate(
     taken: &mut [Taken],
     problems: &mut Vec<(usize, usize, Diagnostic)>,
 ) {
-    let result = Validator::new(schema.clone()).validate(cedar, ValidationMode::Strict);
+    static VALIDATOR: OnceLock<Validator> = OnceLock::new();
+    let validator = VALIDATOR.get_or_init(|| Validator::new(schema.clone()));
+    let result = validator.validate(cedar, ValidationMode::Strict);
     let found = || {
         let errors = result.validation_errors();
         errors.map(|error| (error.policy_id().to_string(), error))

@@ -20,6 +20,8 @@ mod scope;
 mod source;
 mod suggest;
 mod syntax;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
