@@ -10,6 +10,7 @@ use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validato
 use miette::Diagnostic as _;
 
 use super::diagnostic::{Diagnostic, PolicyError, Severity, Text};
+use super::parse::{self, Found, foreign};
 use super::rule::{Effect, Rule, RuleInfo};
 use super::syntax::{Kind, Shape, Words, tokens};
 use super::{Source, condition, scope};
@@ -56,6 +57,8 @@ struct Taken {
     policy: Policy,
     source: usize,
     range: Range<usize>,
+    /// Where in the file the text began that Cedar's places count from.
+    offset: usize,
     warnings: Vec<Diagnostic>,
 }
 
@@ -87,19 +90,30 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
         if words.is_empty() {
             problems.push((index, 0, no_policy(&text.source.name)));
         }
-        for policy in words.policies() {
-            let range = policy.range();
-            match one(text, policy, &mut ids) {
+        let mut fault = |start, found: Problems| {
+            problems.extend(found.into_iter().map(|one| (index, start, one)));
+        };
+        let mut bearable = Vec::new();
+        for words in words.policies() {
+            match bearable_to_the_parser(text, words) {
+                Ok(()) => bearable.push(words),
+                Err(found) => fault(words.range().start, found),
+            }
+        }
+        let ranges: Vec<Range<usize>> = bearable.iter().map(|words| words.range()).collect();
+        let parsed = parse::policies(text, &ranges);
+        for ((words, range), parsed) in bearable.into_iter().zip(ranges).zip(parsed) {
+            let (start, offset) = (range.start, parsed.as_ref().map_or(0, |found| found.offset));
+            match parsed.and_then(|found| one(text, words, found, &mut ids)) {
                 Ok((rule, policy, warnings)) => taken.push(Taken {
                     rule,
                     policy,
                     source: index,
                     range,
+                    offset,
                     warnings,
                 }),
-                Err(found) => {
-                    problems.extend(found.into_iter().map(|one| (index, range.start, one)));
-                }
+                Err(found) => fault(start, found),
             }
         }
     }
@@ -154,16 +168,12 @@ fn no_policy(name: &str) -> Diagnostic {
 
 type Problems = Vec<Diagnostic>;
 
-/// Takes one policy, up to what only all policies together can show.
-fn one(
-    text: &Text<'_>,
-    words: Words<'_>,
-    ids: &mut Ids,
-) -> Result<(Rule, Policy, Problems), Problems> {
-    let range = words.range();
+/// Refuses what Cedar's parser cannot be given: too much of it, and templates.
+fn bearable_to_the_parser(text: &Text<'_>, words: Words<'_>) -> Result<(), Problems> {
+    let start = words.range().start;
     if words.len() > MAX_WORDS || words.depth() > MAX_DEPTH {
         return Err(vec![text.error(
-            range.start..range.start + 1,
+            start..start + 1,
             format!(
                 "a policy of more than {MAX_WORDS} words, or of brackets more than {MAX_DEPTH} deep"
             ),
@@ -180,16 +190,17 @@ fn one(
             )
         })
         .collect();
-    if !slots.is_empty() {
-        return Err(slots);
-    }
-    let written = text.source.text.get(range.clone()).unwrap_or_default();
-    let policy = Policy::parse(None, written).map_err(|errors| {
-        let shifted = errors
-            .iter()
-            .map(|error| foreign(text, range.start, &range, error));
-        shifted.collect::<Problems>()
-    })?;
+    if slots.is_empty() { Ok(()) } else { Err(slots) }
+}
+
+/// Takes one policy, up to what only all policies together can show.
+fn one(
+    text: &Text<'_>,
+    words: Words<'_>,
+    Found { policy, .. }: Found,
+    ids: &mut Ids,
+) -> Result<(Rule, Policy, Problems), Problems> {
+    let range = words.range();
     let Some(shape) = Shape::of(words) else {
         return Err(vec![text.error(
             range,
@@ -299,32 +310,6 @@ impl Ids {
     }
 }
 
-/// A problem that Cedar found, at its place.
-fn foreign(
-    text: &Text<'_>,
-    offset: usize,
-    whole: &Range<usize>,
-    error: &dyn miette::Diagnostic,
-) -> Diagnostic {
-    let label = error.labels().and_then(|mut labels| labels.next());
-    let range = label.as_ref().map_or_else(
-        || whole.clone(),
-        |label| {
-            let start = offset + label.offset();
-            start..start + label.len()
-        },
-    );
-    let mut message = error.to_string();
-    if let Some(said) = label.as_ref().and_then(|label| label.label()) {
-        message = format!("{message}: {said}");
-    }
-    let help = error.help().map(|help| help.to_string());
-    let help = help.unwrap_or_else(|| {
-        "a policy is `permit(principal, action, resource);` or `forbid(…);`, perhaps with `when { … }` before the semicolon".to_owned()
-    });
-    text.error(range, message, help)
-}
-
 /// Cedar's own check against [`SCHEMA`].
 fn validate(
     schema: &Schema,
@@ -348,7 +333,7 @@ fn validate(
         if let Some(one) = by_id.get(&id)
             && let Some(text) = texts.get(one.source)
         {
-            let said = foreign(text, one.range.start, &one.range, error);
+            let said = foreign(text, one.offset, &one.range, error);
             problems.push((one.source, one.range.start, said));
         }
     }
@@ -356,7 +341,7 @@ fn validate(
         if let Some(one) = by_id.get_mut(&warning.policy_id().to_string())
             && let Some(text) = texts.get(one.source)
         {
-            let mut said = foreign(text, one.range.start, &one.range, warning);
+            let mut said = foreign(text, one.offset, &one.range, warning);
             said.severity = Severity::Warning;
             if warning.help().is_none() {
                 said.help = None;

@@ -1,5 +1,6 @@
 //! A policy's conditions: what is kept of `when { … }`, and what is refused and why.
 
+use std::cell::LazyCell;
 use std::ops::Range;
 
 use agent_ebpf::protocol;
@@ -44,9 +45,9 @@ pub(super) fn peers(
 ) -> Result<Option<PeerReach>, Vec<Diagnostic>> {
     let mut problems = Vec::new();
     let mut terms = Vec::new();
-    let json = policy.to_json().unwrap_or_default();
-    let bodies = json.get("conditions").and_then(Value::as_array);
-    let bodies = bodies.map(Vec::as_slice).unwrap_or_default();
+    // Cedar's JSON form of the policy costs another parse, so it is asked only for what the words
+    // themselves do not show to be one of the forms that are kept.
+    let json = LazyCell::new(|| policy.to_json().unwrap_or_default());
     for (index, (keyword, words)) in shape.clauses.iter().enumerate() {
         if keyword.text(0) == "unless" {
             problems.push(text.error(
@@ -57,9 +58,20 @@ pub(super) fn peers(
             ));
             continue;
         }
-        let body = bodies.get(index).and_then(|body| body.get("body"));
-        let values = body.map(conjuncts).unwrap_or_default();
         let places = words.conjuncts();
+        let plain: Option<Vec<Form>> = places.iter().map(|words| plain(*words)).collect();
+        if let Some(plain) = plain {
+            for (form, words) in plain.iter().zip(places) {
+                match form.term(text, words) {
+                    Ok(term) => terms.push((term, words)),
+                    Err(problem) => problems.push(*problem),
+                }
+            }
+            continue;
+        }
+        let bodies = json.get("conditions").and_then(Value::as_array);
+        let body = bodies.and_then(|bodies| bodies.get(index)?.get("body"));
+        let values = body.map(conjuncts).unwrap_or_default();
         if values.len() != places.len() {
             problems.push(text.error(words.range(), "this condition cannot be kept", FORMS));
             continue;
@@ -181,102 +193,163 @@ fn ip_text(value: &Value) -> Option<&str> {
 
 type Refusal = Box<Diagnostic>;
 
-fn term(text: &Text<'_>, value: &Value, words: Words<'_>) -> Result<Term, Refusal> {
-    if let Some(both) = value.get("==")
-        && let (Some(left), Some(right)) = (both.get("left"), both.get("right"))
-    {
-        let sides = [(left, right), (right, left)];
-        for (attribute, literal) in sides {
-            if let Some(name) = resource_attribute(attribute)
-                && (literal.get("Value").is_some() || literal.get("ip").is_some())
-            {
-                return equals(text, name, literal, words);
-            }
-        }
-    }
-    if let Some([of, range]) = value
-        .get("isInRange")
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        && let (Some(name), Some(written)) = (resource_attribute(of), ip_text(range))
-    {
-        if name != "ip" {
-            return Err(unknown_attribute(text, name, words));
-        }
-        return Ok(Term::Range(net(text, written, words)?));
-    }
-    Err(Box::new(refusal(text, value, words)))
+/// What an attribute of a peer is compared with.
+enum Literal {
+    Number(i64),
+    Text(String),
+    Address(String),
+    Other,
 }
 
-fn equals(text: &Text<'_>, name: &str, literal: &Value, words: Words<'_>) -> Result<Term, Refusal> {
-    let refuse = |message: String, help: String| {
+/// A term that has the form of one that is kept.
+enum Form {
+    /// `resource.attribute == literal`, or the other way round.
+    Equals(String, Literal),
+    /// `resource.attribute.isInRange(ip("text"))`.
+    InRange(String, String),
+}
+
+/// Reads a term from its words, when they are written in the usual way.
+fn plain(words: Words<'_>) -> Option<Form> {
+    let attribute = |at: usize| {
+        let is = words.text(at) == "resource" && words.text(at + 1) == ".";
+        (is && words.kind(at + 2) == Some(Kind::Ident)).then(|| words.text(at + 2).to_owned())
+    };
+    // Without escapes, what stands in the quotes is what is meant.
+    let string = |at: usize| {
+        let inside = words.text(at).strip_prefix('"')?.strip_suffix('"')?;
+        (!inside.contains('\\')).then(|| inside.to_owned())
+    };
+    let address = |at: usize| {
+        let is = words.text(at) == "ip" && words.text(at + 1) == "(" && words.text(at + 3) == ")";
+        is.then(|| string(at + 2)).flatten()
+    };
+    let literal = |at: usize, len: usize| match (len, words.kind(at)?) {
+        (1, Kind::Number) => Some(Literal::Number(words.text(at).parse().ok()?)),
+        (1, Kind::Str) => Some(Literal::Text(string(at)?)),
+        (4, Kind::Ident) => Some(Literal::Address(address(at)?)),
+        _ => None,
+    };
+    let len = words.len();
+    if len > 4 && words.text(3) == "==" {
+        return Some(Form::Equals(attribute(0)?, literal(4, len - 4)?));
+    }
+    if len > 4 && words.text(len - 4) == "==" {
+        return Some(Form::Equals(attribute(len - 3)?, literal(0, len - 4)?));
+    }
+    let call = (words.text(3), words.text(4), words.text(5), words.text(10));
+    if len == 11 && call == (".", "isInRange", "(", ")") {
+        return Some(Form::InRange(attribute(0)?, address(6)?));
+    }
+    None
+}
+
+/// Reads a term from Cedar's JSON form of it, whatever way it is written in.
+fn parsed(value: &Value) -> Option<Form> {
+    if let Some(both) = value.get("==") {
+        let (left, right) = (both.get("left")?, both.get("right")?);
+        for (attribute, literal) in [(left, right), (right, left)] {
+            let Some(name) = resource_attribute(attribute) else {
+                continue;
+            };
+            let plain = literal.get("Value");
+            let number = plain.and_then(Value::as_i64).map(Literal::Number);
+            let text = || {
+                plain
+                    .and_then(Value::as_str)
+                    .map(|text| Literal::Text(text.to_owned()))
+            };
+            let address = || ip_text(literal).map(|text| Literal::Address(text.to_owned()));
+            let other = || plain.is_some().then_some(Literal::Other);
+            if let Some(literal) = number.or_else(text).or_else(address).or_else(other) {
+                return Some(Form::Equals(name.to_owned(), literal));
+            }
+        }
+        return None;
+    }
+    match value.get("isInRange")?.as_array()?.as_slice() {
+        [of, range] => Some(Form::InRange(
+            resource_attribute(of)?.to_owned(),
+            ip_text(range)?.to_owned(),
+        )),
+        _ => None,
+    }
+}
+
+fn term(text: &Text<'_>, value: &Value, words: Words<'_>) -> Result<Term, Refusal> {
+    match parsed(value) {
+        Some(form) => form.term(text, words),
+        None => Err(Box::new(refusal(text, value, words))),
+    }
+}
+
+impl Form {
+    fn term(&self, text: &Text<'_>, words: Words<'_>) -> Result<Term, Refusal> {
+        match self {
+            Self::Equals(name, literal) => equals(text, name, literal, words),
+            Self::InRange(name, range) if name == "ip" => Ok(Term::Range(net(text, range, words)?)),
+            Self::InRange(name, _) => Err(unknown_attribute(text, name, words)),
+        }
+    }
+}
+
+fn equals(
+    text: &Text<'_>,
+    name: &str,
+    literal: &Literal,
+    words: Words<'_>,
+) -> Result<Term, Refusal> {
+    let refuse = |message: String, help: &str| {
         Err(Box::new(text.error(literal_range(words), message, help)))
     };
-    let plain = literal.get("Value");
-    match name {
-        "ip" => {
-            let Some(written) = ip_text(literal) else {
-                return refuse(
-                    "an address is compared with an address".to_owned(),
-                    "write `resource.ip == ip(\"192.0.2.7\")`".to_owned(),
-                );
-            };
+    match (name, literal) {
+        ("ip", Literal::Address(written)) => {
             let net = net(text, written, words)?;
             if net.is_single() {
                 return Ok(Term::Range(net));
             }
             refuse(
                 "`==` compares whole ranges, and no peer is a range".to_owned(),
-                format!("write `resource.ip.isInRange(ip(\"{net}\"))`"),
+                &format!("write `resource.ip.isInRange(ip(\"{net}\"))`"),
             )
         }
-        "port" => {
-            let Some(number) = plain.and_then(Value::as_i64) else {
-                return refuse(
-                    "a port is compared with a number".to_owned(),
-                    "write `resource.port == 443`".to_owned(),
-                );
+        ("ip", _) => refuse(
+            "an address is compared with an address".to_owned(),
+            "write `resource.ip == ip(\"192.0.2.7\")`",
+        ),
+        ("port", Literal::Number(0)) => refuse(
+            "port 0 means that the kernel chooses one, and cannot be asked for".to_owned(),
+            "leave the port out: the policy then holds for every port, 0 included",
+        ),
+        ("port", Literal::Number(number)) => match u16::try_from(*number) {
+            Ok(port) => Ok(Term::Port(port)),
+            Err(_) => refuse(
+                format!("there is no port {number}"),
+                "ports go from 1 to 65535",
+            ),
+        },
+        ("port", _) => refuse(
+            "a port is compared with a number".to_owned(),
+            "write `resource.port == 443`",
+        ),
+        ("protocol", Literal::Text(written)) => {
+            if let Some(number) = protocol_number(written) {
+                return Ok(Term::Protocol(number));
+            }
+            let help = match (written.as_str(), nearest(written, ["tcp", "udp"])) {
+                ("6", _) => "write `resource.protocol == \"tcp\"`".to_owned(),
+                ("17", _) => "write `resource.protocol == \"udp\"`".to_owned(),
+                (_, Some(near)) => format!("did you mean \"{near}\"?"),
+                (_, None) => "write \"tcp\", \"udp\", or the IP protocol number in decimal, \
+                              as in \"132\" for SCTP"
+                    .to_owned(),
             };
-            match u16::try_from(number) {
-                Ok(0) => refuse(
-                    "port 0 means that the kernel chooses one, and cannot be asked for".to_owned(),
-                    "leave the port out: the policy then holds for every port, 0 included"
-                        .to_owned(),
-                ),
-                Ok(port) => Ok(Term::Port(port)),
-                Err(_) => refuse(
-                    format!("there is no port {number}"),
-                    "ports go from 1 to 65535".to_owned(),
-                ),
-            }
+            refuse(format!("no peer's protocol is called \"{written}\""), &help)
         }
-        "protocol" => {
-            let written = plain.and_then(Value::as_str);
-            let number = written.and_then(protocol_number);
-            match (written, number) {
-                (_, Some(number)) => Ok(Term::Protocol(number)),
-                (Some(written), None) => {
-                    let lower = written.to_lowercase();
-                    let help = match lower.as_str() {
-                        "6" => "write `resource.protocol == \"tcp\"`".to_owned(),
-                        "17" => "write `resource.protocol == \"udp\"`".to_owned(),
-                        _ => match nearest(written, ["tcp", "udp"]) {
-                            Some(near) => format!("did you mean \"{near}\"?"),
-                            None => {
-                                "write \"tcp\", \"udp\", or the IP protocol number in decimal, \
-                                     as in \"132\" for SCTP"
-                                    .to_owned()
-                            }
-                        },
-                    };
-                    refuse(format!("no peer's protocol is called \"{written}\""), help)
-                }
-                (None, None) => refuse(
-                    "a protocol is compared with a string".to_owned(),
-                    "write `resource.protocol == \"tcp\"`".to_owned(),
-                ),
-            }
-        }
+        ("protocol", _) => refuse(
+            "a protocol is compared with a string".to_owned(),
+            "write `resource.protocol == \"tcp\"`",
+        ),
         _ => Err(unknown_attribute(text, name, words)),
     }
 }

@@ -14,6 +14,7 @@ mod diagnostic;
 mod hashed;
 mod lower;
 pub mod model;
+mod parse;
 mod peers;
 mod rule;
 mod scope;
