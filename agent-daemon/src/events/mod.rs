@@ -7,11 +7,14 @@
 
 pub mod clock;
 pub mod gap;
+pub mod host;
 pub mod json;
 mod launches;
+mod objects;
 pub mod ocsf;
 pub mod pipeline;
 pub mod proc;
+pub mod process;
 pub mod processes;
 pub mod record;
 pub mod redact;
@@ -20,7 +23,7 @@ pub mod tail;
 
 pub use clock::Clock;
 pub use gap::{Gap, Gaps};
-pub use ocsf::Host;
+pub use host::Host;
 pub use pipeline::{AgentInfo, Batch, Count, Names, Pipeline, Taken};
 pub use processes::Processes;
 pub use record::{Body, DecodeError, Record, decode, encode_exec, encode_file};

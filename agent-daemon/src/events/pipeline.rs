@@ -12,8 +12,9 @@ use zerocopy::FromBytes as _;
 
 use super::clock::Clock;
 use super::gap::Gaps;
+use super::host::Host;
 use super::launches::Launches;
-use super::ocsf::{Host, Ocsf, Outcome, Program, Story};
+use super::ocsf::{Ocsf, Outcome, Program, Story};
 use super::processes::{ExeFrom, Handle, Launch, Processes};
 use super::record::{Body, Record, decode};
 

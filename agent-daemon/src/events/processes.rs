@@ -13,10 +13,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use agent_ebpf::{ExecBody, ForkBody, Header, Task};
+use agent_ebpf::{ForkBody, Header, Task};
 
 use super::proc::{ProcInfo, ProcSource, TICK_NS};
+use super::process::shortened;
 use super::redact;
+
+pub use super::process::{Born, ExeFrom, Image, Launch};
 
 /// How much the table may hold.
 #[derive(Clone, Copy, Debug)]
@@ -42,54 +45,6 @@ impl Default for Limits {
 
 /// Bytes of a command line that are kept once [`Limits::text`] is used up.
 const SHORT_COMMAND_LINE: usize = 256;
-
-/// How the table came to know a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Born {
-    /// Its fork was seen.
-    Fork,
-    /// It was found in an agent's cgroup: it is a root of the agent.
-    Enrol,
-    /// The kernel's pinned table had it when the daemon started.
-    Adopted,
-    /// It acted, and neither of the above was seen; `/proc` knew it.
-    Proc,
-    /// It acted, and nothing but the record itself is known.
-    Unknown,
-}
-
-/// How a program's path is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExeFrom {
-    /// The hook that judged the exec resolved it.
-    Hook,
-    /// `/proc/PID/exe` named it.
-    Proc,
-    /// It is the name that `execve` was called with: a spelling, not an object.
-    Name,
-    /// It is not known.
-    Nothing,
-}
-
-/// The program that a process runs. Processes that forked share it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
-    /// The executable's path.
-    pub exe: Option<Box<[u8]>>,
-    /// How `exe` is known.
-    pub exe_from: ExeFrom,
-    /// The script that was named, when `exe` is its interpreter.
-    pub script: Option<Box<[u8]>>,
-    /// The command line with secrets taken out.
-    pub command_line: Box<str>,
-}
-
-impl Image {
-    fn text(&self) -> usize {
-        let len = |path: &Option<Box<[u8]>>| path.as_ref().map_or(0, |path| path.len());
-        len(&self.exe) + len(&self.script) + self.command_line.len()
-    }
-}
 
 /// A process, living or dead.
 #[derive(Clone, Debug)]
@@ -139,21 +94,6 @@ struct Slot {
     /// It is in the graveyard.
     buried: bool,
     process: Option<Process>,
-}
-
-/// An exec as the record tells it, before it is entered.
-#[derive(Clone, Copy, Debug)]
-pub struct Launch<'a> {
-    /// The fixed part of the record.
-    pub body: &'a ExecBody,
-    /// The name that `execve` got.
-    pub filename: &'a [u8],
-    /// The arguments.
-    pub argv: &'a [u8],
-    /// The executable as the hook that judged the exec resolved it.
-    pub exe: Option<&'a [u8]>,
-    /// The script, when the executable is its interpreter.
-    pub script: Option<&'a [u8]>,
 }
 
 /// The table.
@@ -627,14 +567,6 @@ impl Processes {
             self.text = self.text.saturating_sub(image.text());
         }
     }
-}
-
-/// The text up to so many bytes, with an ellipsis where it was cut.
-pub(crate) fn shortened(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.to_owned();
-    }
-    format!("{}…", &text[..text.floor_char_boundary(limit)])
 }
 
 /// A process's ancestors, nearest first; see [`Processes::ancestors`].
