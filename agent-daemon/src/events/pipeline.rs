@@ -99,6 +99,11 @@ impl Batch {
         self.bytes.len()
     }
 
+    /// Every record in it.
+    pub fn records(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries.iter().map(|entry| &self.bytes[entry.offset..entry.offset + entry.len])
+    }
+
     /// Puts the records in order and says how many are not later than `until`.
     fn sort(&mut self, until: u64) -> usize {
         let key = |entry: &Entry| (entry.time, entry.order);
