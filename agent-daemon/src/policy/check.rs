@@ -122,12 +122,12 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
     }
     let mut cedar = PolicySet::new();
     for one in &taken {
-        if let Err(error) = cedar.add(one.policy.clone()) {
-            if let Some(text) = texts.get(one.source) {
-                let help = "give every policy an `@id(\"…\")` of its own";
-                let found = text.error(one.range.clone(), error.to_string(), help);
-                problems.push((one.source, one.range.start, found));
-            }
+        if let Err(error) = cedar.add(one.policy.clone())
+            && let Some(text) = texts.get(one.source)
+        {
+            let help = "give every policy an `@id(\"…\")` of its own";
+            let found = text.error(one.range.clone(), error.to_string(), help);
+            problems.push((one.source, one.range.start, found));
         }
     }
     validate(schema, &cedar, &texts, &mut taken, &mut problems);
