@@ -181,3 +181,21 @@ fn a_place_in_a_very_long_line_is_shown_in_part() {
     assert!(found[0].to_string().len() < 1000);
     assert_eq!(found[0].span.as_ref().unwrap().column, 100_045);
 }
+
+#[test]
+fn a_file_of_faults_only_is_refused_in_good_time() {
+    let start = std::time::Instant::now();
+    let many = problems(&";".repeat(4 << 20));
+    assert_eq!(many.len(), 1);
+    assert!(
+        many[0].message.contains("more than 100000 policies"),
+        "{}",
+        many[0]
+    );
+    // All on one line, so that finding each place must not mean counting the line.
+    let faulty = problems(&"permit(principal, action, resource == File::\"x\"); ä;".repeat(2_000));
+    assert_eq!(faulty.len(), 4_000);
+    let last = faulty.last().unwrap().span.as_ref().unwrap();
+    assert_eq!((last.line, last.column), (1, 2_000 * 52 - 1));
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
