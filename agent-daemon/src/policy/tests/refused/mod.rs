@@ -197,5 +197,5 @@ fn a_file_of_faults_only_is_refused_in_good_time() {
     assert_eq!(faulty.len(), 4_000);
     let last = faulty.last().unwrap().span.as_ref().unwrap();
     assert_eq!((last.line, last.column), (1, 2_000 * 52 - 1));
-    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
