@@ -23,6 +23,9 @@ pub(super) const MAX_WORDS: usize = 1000;
 /// The deepest nesting of brackets in one policy.
 pub(super) const MAX_DEPTH: usize = 64;
 
+/// The most policies that one file may have: no file of [`super::MAX_FILE_BYTES`] has many more.
+const MAX_POLICIES: usize = 100_000;
+
 /// The vocabulary of Ambit's policies, in Cedar's schema language.
 pub const SCHEMA: &str = include_str!("policy.cedarschema");
 
@@ -85,6 +88,12 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
     let mut taken: Vec<Taken> = Vec::new();
     let mut ids = Ids::default();
     for (index, text) in texts.iter().enumerate() {
+        if text.source.text.starts_with('\u{feff}') {
+            let help = "save the file as UTF-8 without a byte order mark";
+            let found = text.error(0..1, "the file begins with a byte order mark", help);
+            problems.push((index, 0, found));
+            continue;
+        }
         let found = tokens(&text.source.text);
         let words = Words::new(&text.source.text, &found);
         if words.is_empty() {
@@ -93,6 +102,12 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
         let mut fault = |start, found: Problems| {
             problems.extend(found.into_iter().map(|one| (index, start, one)));
         };
+        if let Some(first) = words.policies().nth(MAX_POLICIES) {
+            let message = format!("more than {MAX_POLICIES} policies in one file");
+            let help = "split it into several `.cedar` files in one folder";
+            fault(0, vec![text.error(first.range(), message, help)]);
+            continue;
+        }
         let mut bearable = Vec::new();
         for words in words.policies() {
             match bearable_to_the_parser(text, words) {
@@ -122,12 +137,12 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
     }
     let mut cedar = PolicySet::new();
     for one in &taken {
-        if let Err(error) = cedar.add(one.policy.clone()) {
-            if let Some(text) = texts.get(one.source) {
-                let help = "give every policy an `@id(\"…\")` of its own";
-                let found = text.error(one.range.clone(), error.to_string(), help);
-                problems.push((one.source, one.range.start, found));
-            }
+        if let Err(error) = cedar.add(one.policy.clone())
+            && let Some(text) = texts.get(one.source)
+        {
+            let help = "give every policy an `@id(\"…\")` of its own";
+            let found = text.error(one.range.clone(), error.to_string(), help);
+            problems.push((one.source, one.range.start, found));
         }
     }
     validate(schema, &cedar, &texts, &mut taken, &mut problems);

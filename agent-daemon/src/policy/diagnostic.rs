@@ -180,17 +180,43 @@ fn printable(text: &str) -> String {
     text.chars().map(plain).collect()
 }
 
+/// After how many bytes the characters so far are noted, so that no long line is counted twice.
+const BLOCK: usize = 256;
+
 /// A source with its lines known, so that a byte range can be shown as a place.
 pub(super) struct Text<'a> {
     pub(super) source: &'a Source,
+    /// Where each line begins.
     lines: Vec<usize>,
+    /// How many characters begin before each block of [`BLOCK`] bytes.
+    blocks: Vec<usize>,
 }
 
 impl<'a> Text<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
         let ends = source.text.match_indices('\n').map(|(at, _)| at + 1);
         let lines = std::iter::once(0).chain(ends).collect();
-        Self { source, lines }
+        let mut so_far = 0;
+        let blocks = source.text.as_bytes().chunks(BLOCK).map(|block| {
+            let before = so_far;
+            so_far += characters(block);
+            before
+        });
+        let blocks = blocks.collect();
+        Self {
+            source,
+            lines,
+            blocks,
+        }
+    }
+
+    /// How many characters begin before a byte.
+    fn before(&self, at: usize) -> usize {
+        let at = at.min(self.source.text.len());
+        // The text may end where a block does, and then has no block after it.
+        let block = (at / BLOCK).min(self.blocks.len().saturating_sub(1));
+        let rest = self.source.text.as_bytes().get(block * BLOCK..at);
+        self.blocks.get(block).copied().unwrap_or(0) + characters(rest.unwrap_or_default())
     }
 
     /// Line and column of a byte, both from 1.
@@ -205,7 +231,8 @@ impl<'a> Text<'a> {
     }
 
     fn chars(&self, range: Range<usize>) -> usize {
-        self.slice(range).chars().count()
+        self.before(range.end)
+            .saturating_sub(self.before(range.start))
     }
 
     /// The place of a byte range; what lies outside the text or between characters is moved inside.
@@ -219,16 +246,17 @@ impl<'a> Text<'a> {
         let line_end = self.lines.get(line).copied().unwrap_or(text.len());
         let whole = self.slice(line_start..line_end).trim_end();
         let on_line = end.min(line_start + whole.len()).max(start);
-        let underlined = self.chars(start..on_line).max(1);
         // Only a window of a very long line is shown, and it begins a little before the place.
         let long = whole.chars().nth(SHOWN).is_some();
-        let skipped = if long {
-            (column - 1).saturating_sub(SHOWN / 4)
-        } else {
-            0
-        };
-        let window: String = whole.chars().skip(skipped).take(SHOWN).collect();
-        let indent = column - 1 - skipped;
+        let lead = if long { SHOWN / 4 } else { SHOWN };
+        let before = self.slice(line_start..start).chars().rev().take(lead);
+        let (indent, bytes) = before.fold((0, 0), |(n, bytes), c| (n + 1, bytes + c.len_utf8()));
+        let shown = self.slice(start - bytes..(line_start + whole.len()).max(start));
+        let window: String = shown.chars().take(SHOWN).collect();
+        let underlined = self
+            .slice(start..on_line)
+            .chars()
+            .take(SHOWN - indent.min(SHOWN - 1));
         Span {
             line,
             column,
@@ -236,7 +264,7 @@ impl<'a> Text<'a> {
             end_column,
             text: printable(&window),
             indent,
-            underlined: underlined.min(SHOWN.saturating_sub(indent).max(1)),
+            underlined: underlined.count().max(1),
         }
     }
 
@@ -267,6 +295,11 @@ impl<'a> Text<'a> {
         found.severity = Severity::Warning;
         found
     }
+}
+
+/// How many characters begin in these bytes of UTF-8.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 /// The candidate that is close to what was written, for "did you mean".

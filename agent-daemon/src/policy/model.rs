@@ -4,10 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use agent_ebpf::{Action, Peer, family, protocol};
 use cedar_policy::{
-    Context, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
+    Context, Entity, EntityId, EntityTypeName, EntityUid, ParseErrors, Request,
+    RestrictedExpression,
 };
 
 use super::rule::AgentName;
@@ -47,11 +49,31 @@ fn refused(what: &str) -> impl FnOnce(String) -> ModelError {
     move |error| ModelError::Refused { what, error }
 }
 
+/// The entity types of requests, each parsed once: Cedar's parser takes longer to start than a
+/// request to be judged.
+fn type_name(kind: &str) -> Result<EntityTypeName, ModelError> {
+    static PARSED: OnceLock<HashMap<&str, Result<EntityTypeName, String>>> = OnceLock::new();
+    const KINDS: [&str; 7] = [
+        "Action",
+        "Agent",
+        "AgentGroup",
+        "Dir",
+        "File",
+        "Peer",
+        "Program",
+    ];
+    let parsed = PARSED.get_or_init(|| {
+        let parse = |kind: &str| kind.parse().map_err(|error: ParseErrors| error.to_string());
+        KINDS.iter().map(|kind| (*kind, parse(kind))).collect()
+    });
+    let found = parsed.get(kind).cloned();
+    let found = found.unwrap_or_else(|| Err("no such entity type".to_owned()));
+    found.map_err(refused(kind))
+}
+
 fn uid(kind: &str, id: &str) -> Result<EntityUid, ModelError> {
-    let name: EntityTypeName = kind
-        .parse()
-        .map_err(|error: cedar_policy::ParseErrors| refused(kind)(error.to_string()))?;
-    Ok(EntityUid::from_type_name_and_id(name, EntityId::new(id)))
+    let id = EntityId::new(id);
+    Ok(EntityUid::from_type_name_and_id(type_name(kind)?, id))
 }
 
 /// A peer's address.
@@ -94,39 +116,57 @@ pub fn agent(name: &AgentName, groups: &[String]) -> Result<Vec<Entity>, ModelEr
     Ok(found)
 }
 
-/// The entity of a target under an action, then those that it is `in`.
+/// The name of a target's entity under an action: a file that is run is a `Program`.
+///
+/// # Errors
+/// The path is not UTF-8.
+pub fn resource_uid(action: Action, target: &Target) -> Result<EntityUid, ModelError> {
+    match target {
+        Target::File { path, is_dir } => {
+            let Some(text) = path.to_str() else {
+                return Err(ModelError::NotUtf8(path.clone()));
+            };
+            let kind = match (action, is_dir) {
+                (Action::Exec, _) => "Program",
+                (_, true) => "Dir",
+                (_, false) => "File",
+            };
+            uid(kind, text)
+        }
+        Target::Peer(peer) => {
+            let (ip, port) = (address(peer), u16::from_be_bytes(peer.port));
+            uid(
+                "Peer",
+                &format!("{} {ip} {port}", protocol_name(peer.protocol)),
+            )
+        }
+    }
+}
+
+/// The entity of a target under an action, and those that it is `in`.
 ///
 /// # Errors
 /// The path is not UTF-8, or Cedar refuses an entity.
 pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelError> {
+    let name = resource_uid(action, target)?;
     match target {
-        Target::File { path, is_dir } => {
-            let Some(path) = path.to_str() else {
-                return Err(ModelError::NotUtf8(path.clone()));
-            };
+        Target::File { path, .. } => {
+            let mut place = path.to_str().unwrap_or_default();
             let mut found = Vec::new();
-            let own = uid("Dir", path)?;
-            if action == Action::Exec || !is_dir {
-                let kind = if action == Action::Exec {
-                    "Program"
-                } else {
-                    "File"
-                };
-                found.push(Entity::new_no_attrs(uid(kind, path)?, HashSet::from([own])));
+            let own = uid("Dir", place)?;
+            if own != name {
+                found.push(Entity::new_no_attrs(name, HashSet::from([own])));
             }
-            let mut path = path;
             loop {
-                let above = (path != "/").then(|| match path.rsplit_once('/') {
+                let above = (place != "/").then(|| match place.rsplit_once('/') {
                     None | Some(("", _)) => "/",
                     Some((above, _)) => above,
                 });
                 let parents = above.map(|above| uid("Dir", above)).transpose()?;
-                found.push(Entity::new_no_attrs(
-                    uid("Dir", path)?,
-                    parents.into_iter().collect(),
-                ));
+                let parents = parents.into_iter().collect();
+                found.push(Entity::new_no_attrs(uid("Dir", place)?, parents));
                 match above {
-                    Some(above) => path = above,
+                    Some(above) => place = above,
                     None => return Ok(found),
                 }
             }
@@ -135,7 +175,6 @@ pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelErr
             let ip = address(peer).to_string();
             let port = u16::from_be_bytes(peer.port);
             let transport = protocol_name(peer.protocol);
-            let id = format!("{transport} {ip} {port}");
             let attributes = HashMap::from([
                 ("ip".to_owned(), RestrictedExpression::new_ip(ip)),
                 (
@@ -147,8 +186,10 @@ pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelErr
                     RestrictedExpression::new_string(transport),
                 ),
             ]);
-            let peer = Entity::new(uid("Peer", &id)?, attributes, HashSet::new());
-            Ok(vec![peer.map_err(|error| refused(&id)(error.to_string()))?])
+            let entity = Entity::new(name, attributes, HashSet::new());
+            Ok(vec![
+                entity.map_err(|error| refused("a peer")(error.to_string()))?,
+            ])
         }
     }
 }
@@ -159,14 +200,11 @@ pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelErr
 /// The path is not UTF-8, or the request does not fit the schema: an action on a target that it is
 /// not about.
 pub fn request(name: &AgentName, action: Action, target: &Target) -> Result<Request, ModelError> {
-    let resource = resource(action, target)?;
-    let resource = resource.first().map(Entity::uid);
-    let resource = resource.ok_or_else(|| refused("the target")("no entity".to_owned()))?;
     let schema = super::schema().map_err(|error| refused("the schema")(error.to_string()))?;
     Request::new(
         uid("Agent", name.as_str())?,
         uid("Action", action.name())?,
-        resource,
+        resource_uid(action, target)?,
         Context::empty(),
         Some(schema),
     )

@@ -43,7 +43,10 @@ pub(super) fn policies(text: &Text<'_>, ranges: &[Range<usize>]) -> Vec<Parsed> 
                 let mut blamed = false;
                 for error in errors.iter() {
                     let at = start(error);
-                    let index = ranges.iter().position(|range| range.contains(&at));
+                    // Cedar counts the end of the text as a place too: the last policy's fault.
+                    let index = ranges
+                        .partition_point(|range| range.start <= at)
+                        .checked_sub(1);
                     if let Some(index) = index
                         && let (Some(range), Some(faults)) =
                             (ranges.get(index), faults.get_mut(index))

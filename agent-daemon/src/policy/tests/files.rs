@@ -100,7 +100,7 @@ fn huge_file_is_refused_without_reading_it() {
             .unwrap();
         let start = Instant::now();
         let error = read_source(&path).unwrap_err().to_string();
-        assert!(start.elapsed() < Duration::from_millis(100));
+        assert!(start.elapsed() < Duration::from_secs(1));
         assert!(
             error.contains(&format!("{bytes} bytes exceeds the bound of 4194304 bytes")),
             "{error}"

@@ -191,49 +191,50 @@ pub(super) fn policy(random: &mut Random) -> String {
     }
 }
 
-/// Everything that may be asked for.
-pub(super) fn targets() -> Vec<Target> {
-    let mut found = Vec::new();
-    for path in PATHS.iter().chain(&["/a/b/c/new", "/c", "/abc", "/b/a/b"]) {
-        for is_dir in [false, true] {
-            if *path != "/" || is_dir {
-                found.push(Target::File {
-                    path: path.into(),
-                    is_dir,
-                });
-            }
-        }
+/// Something that may be asked for, and an action under which.
+pub(super) fn attempt(random: &mut Random) -> (Action, Target) {
+    if random.chance(50) {
+        let more = ["/a/b/c/new", "/c", "/abc", "/b/a/b"];
+        let path = PATHS.get(random.below(PATHS.len() + more.len()));
+        let path = path.unwrap_or_else(|| random.one(&more));
+        let is_dir = *path == "/" || random.chance(30);
+        let actions: &[Action] = if is_dir {
+            &[Action::Read, Action::Write]
+        } else {
+            &FILE_ACTIONS
+        };
+        let target = Target::File {
+            path: path.into(),
+            is_dir,
+        };
+        return (*random.one(actions), target);
     }
-    for address in ADDRESSES
-        .iter()
-        .chain(&["10.0.0.3", "192.0.2.1", "::2", "::ffff:10.0.0.1"])
-    {
-        for port in PORTS.iter().chain(&[0, 8080]) {
-            for protocol in PROTOCOLS.iter().map(|(number, _)| *number).chain([0, 1]) {
-                found.push(peer(address.parse().unwrap(), *port, protocol));
-            }
-        }
-    }
-    found
+    let more = ["10.0.0.3", "192.0.2.1", "::2", "::ffff:10.0.0.1"];
+    let address = ADDRESSES.get(random.below(ADDRESSES.len() + more.len()));
+    let address = address.unwrap_or_else(|| random.one(&more));
+    let port = *random.one(&[0, 22, 53, 80, 443, 8080, 65535]);
+    let protocol = *random.one(&[6, 17, 132, 0, 1]);
+    let action = *random.one(&PEER_ACTIONS);
+    let destination = action == Action::Connect;
+    (
+        action,
+        peer(address.parse().unwrap(), port, protocol, destination),
+    )
 }
 
-fn peer(address: std::net::IpAddr, port: u16, protocol: u8) -> Target {
+fn peer(address: std::net::IpAddr, port: u16, protocol: u8, destination: bool) -> Target {
     let port = port.to_be_bytes();
     Target::Peer(match address {
-        std::net::IpAddr::V4(v4) => Peer::v4(protocol, v4.octets(), port, false),
+        std::net::IpAddr::V4(v4) => Peer::v4(protocol, v4.octets(), port, destination),
         std::net::IpAddr::V6(v6) => {
             let bytes = v6.octets();
             let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-            Peer::v6(protocol, [word(0), word(4), word(8), word(12)], port, false)
+            Peer::v6(
+                protocol,
+                [word(0), word(4), word(8), word(12)],
+                port,
+                destination,
+            )
         }
     })
-}
-
-/// An action that a target may be asked for under.
-pub(super) fn action_on(random: &mut Random, target: &Target) -> Action {
-    match target {
-        Target::Peer(_) => *random.one(&PEER_ACTIONS),
-        Target::File { is_dir: true, .. } => *random.one(&[Action::Read, Action::Write]),
-        Target::File { is_dir: false, .. } => *random.one(&FILE_ACTIONS),
-    }
 }
