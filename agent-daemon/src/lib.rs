@@ -4,5 +4,6 @@
 //! of a rule is the other, `cedar -> check -> lower -> tables -> decide`.
 
 pub mod events;
+pub mod kernel;
 pub mod policy;
 pub mod sinks;

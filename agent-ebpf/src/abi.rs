@@ -552,6 +552,118 @@ pub struct ExitBody {
     pub pad: u32,
 }
 
+/// An offset that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($(#[$meta:meta])* $field:ident = $owner:literal, $member:literal;)*) => {
+        /// Byte offsets of the kernel's struct members that the programs read, as found in the running
+        /// kernel's BTF; the read-only global `OFFSETS`. A member that is missing is [`ABSENT`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(C)]
+        pub struct Offsets { $($(#[$meta])* pub $field: u32,)* }
+        impl Offsets {
+            /// All of them unknown.
+            pub const UNKNOWN: Self = Self { $($field: ABSENT,)* };
+            /// Fills each field by asking for its struct and member; `None` becomes [`ABSENT`].
+            pub fn resolve(mut find: impl FnMut(&str, &str) -> Option<u32>) -> Self {
+                Self { $($field: find($owner, $member).unwrap_or(ABSENT),)* }
+            }
+            /// The struct and member of each field that is [`ABSENT`].
+            pub fn missing(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+                [$((self.$field, $owner, $member),)*]
+                    .into_iter()
+                    .filter(|(offset, ..)| *offset == ABSENT)
+                    .map(|(_, owner, member)| (owner, member))
+            }
+        }
+    };
+}
+
+offsets! {
+    /// The opened path.
+    file_path = "file", "f_path";
+    /// The opened inode.
+    file_inode = "file", "f_inode";
+    /// `open(2)` flags.
+    file_flags = "file", "f_flags";
+    /// `FMODE_*`.
+    file_mode = "file", "f_mode";
+    /// Mount of a path.
+    path_mount = "path", "mnt";
+    /// Directory entry of a path.
+    path_dentry = "path", "dentry";
+    /// The `vfsmount` within its `mount`.
+    mount_vfs = "mount", "mnt";
+    /// The mount namespace that a mount belongs to.
+    mount_ns = "mount", "mnt_ns";
+    /// Hash chain of a directory entry; unhashed means unlinked.
+    dentry_hash = "dentry", "d_hash";
+    /// Inode number.
+    inode_number = "inode", "i_ino";
+    /// File type and permissions.
+    inode_mode = "inode", "i_mode";
+    /// File system of an inode.
+    inode_super = "inode", "i_sb";
+    /// Device number of a file system.
+    super_device = "super_block", "s_dev";
+    /// The file about to be run.
+    binprm_file = "linux_binprm", "file";
+    /// The name as `execve` got it.
+    binprm_filename = "linux_binprm", "filename";
+    /// The name of the interpreter, or the same pointer as the name.
+    binprm_interp = "linux_binprm", "interp";
+    /// Thread group id.
+    task_tgid = "task_struct", "tgid";
+    /// Thread group leader.
+    task_leader = "task_struct", "group_leader";
+    /// Nanoseconds since boot at start.
+    task_start = "task_struct", "start_boottime";
+    /// Shared signal state.
+    task_signal = "task_struct", "signal";
+    /// Exit status.
+    task_exit_code = "task_struct", "exit_code";
+    /// Control groups.
+    task_cgroups = "task_struct", "cgroups";
+    /// The cgroup2 group of a set.
+    css_set_group = "css_set", "dfl_cgrp";
+    /// How deep a group is.
+    cgroup_level = "cgroup", "level";
+    /// Ids of a group's ancestors; before 6.1, when tracing programs had no helper that asks for one.
+    cgroup_ancestor_ids = "cgroup", "ancestor_ids";
+    /// Address space.
+    task_mm = "task_struct", "mm";
+    /// Root and working folder.
+    task_fs = "task_struct", "fs";
+    /// Namespaces.
+    task_nsproxy = "task_struct", "nsproxy";
+    /// Threads that still live.
+    signal_live = "signal_struct", "live";
+    /// The root folder.
+    fs_root = "fs_struct", "root";
+    /// The mount namespace.
+    nsproxy_mount = "nsproxy", "mnt_ns";
+    /// First byte of the arguments.
+    mm_arg_start = "mm_struct", "arg_start";
+    /// Past the last byte of the arguments.
+    mm_arg_end = "mm_struct", "arg_end";
+    /// The protocol side of a socket.
+    socket_sock = "socket", "sk";
+    /// IP protocol number of a socket.
+    sock_protocol = "sock", "sk_protocol";
+}
+
+/// Facts about the running kernel that are not offsets; the read-only global `KERNEL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Kernel {
+    /// The `f_mode` bits that mark the backing file of an overlay (include/linux/fs.h: NONOTIFY, bit
+    /// 26, before 6.5; BACKING, bit 25, from 6.5; BACKING, bit 24, from 6.14).
+    pub backing_mode: u32,
+    /// Which argument of the LSM hook `bpf` is the verdict so far: 3, or 4 from 6.15.
+    pub bpf_verdict: u32,
+}
+
 const _: () = {
     assert!(size_of::<PlaceKey>() == 16);
     assert!(size_of::<PlaceCell>() == 80);
@@ -587,4 +699,8 @@ mod pod {
     unsafe impl aya::Pod for super::Task {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Stream {}
+    // SAFETY: as above; all fields are u32.
+    unsafe impl aya::Pod for super::Offsets {}
+    // SAFETY: as above; all fields are u32.
+    unsafe impl aya::Pod for super::Kernel {}
 }

@@ -12,9 +12,9 @@ pub use abi::*;
 /// The tables of one policy set, as [`PathWalk`] and [`decide_peer`] ask them.
 pub trait Reach {
     /// What the policy says of the place with this key, if anything.
-    fn place(&self, key: &PlaceKey) -> Option<PlaceCell>;
+    fn place(&self, key: &PlaceKey) -> Option<&PlaceCell>;
     /// What the policy says under the longest prefix that holds this key, if anything.
-    fn peer(&self, key: &PeerKey) -> Option<PeerCell>;
+    fn peer(&self, key: &PeerKey) -> Option<&PeerCell>;
 }
 
 /// A verdict before the agent's mode is applied, with its reason.
@@ -52,6 +52,12 @@ impl Decision {
         } else {
             Self::because(Reason::NoPermit)
         }
+    }
+
+    /// True when the action may go ahead.
+    #[inline(always)]
+    pub const fn allows(self) -> bool {
+        matches!(self.reason, Reason::Permitted | Reason::Anonymous)
     }
 
     /// What happens under the agent's mode. An unknown mode enforces.

@@ -19,11 +19,11 @@ struct Tables {
 }
 
 impl Reach for Tables {
-    fn place(&self, key: &PlaceKey) -> Option<PlaceCell> {
-        self.places.get(key).copied()
+    fn place(&self, key: &PlaceKey) -> Option<&PlaceCell> {
+        self.places.get(key)
     }
 
-    fn peer(&self, key: &PeerKey) -> Option<PeerCell> {
+    fn peer(&self, key: &PeerKey) -> Option<&PeerCell> {
         (0..=key.prefix_len).rev().find_map(|bits| {
             let mut prefix = *key;
             prefix.prefix_len = bits;
@@ -32,7 +32,7 @@ impl Reach for Tables {
                 let here = kept.saturating_sub(index * 8).min(8) as u32;
                 *byte &= (0xff_u32 << (8 - here)) as u8;
             }
-            self.peers.get(&prefix).copied()
+            self.peers.get(&prefix)
         })
     }
 }

@@ -1,0 +1,198 @@
+//! What the host is: kernel version, mounts, the LSM list.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// Facts about the host that decide what can be enforced.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Kernel release as `uname -r` prints it.
+    pub release: String,
+    /// Its first two numbers.
+    pub version: (u32, u32),
+    /// Names in the kernel's LSM list, or why it could not be read.
+    pub lsm: Result<Vec<String>, String>,
+}
+
+/// Why the host cannot carry Ambit.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Not root.
+    #[error("{program} needs root (it loads programs into the kernel); run it with sudo")]
+    NotRoot {
+        /// Who asks.
+        program: &'static str,
+    },
+    /// Older than what Ambit supports.
+    #[error("this kernel is {release}; Ambit needs Linux 5.10 or later")]
+    TooOld {
+        /// Kernel release.
+        release: String,
+    },
+    /// No cgroup2 file system.
+    #[error(
+        "no cgroup2 file system is mounted; mount one, e.g. `mount -t cgroup2 none /sys/fs/cgroup`"
+    )]
+    NoCgroup2,
+    /// No bpffs where pins should go.
+    #[error("{path} is not on a BPF file system; mount one: `mount -t bpf bpf {mount}`")]
+    NoBpffs {
+        /// Where the pins should go.
+        path: PathBuf,
+        /// What to mount.
+        mount: PathBuf,
+    },
+    /// A file of the host could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// One line of `/proc/self/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Device as `major:minor`.
+    pub device: String,
+    /// Where it is mounted.
+    pub at: PathBuf,
+    /// File system type.
+    pub kind: String,
+}
+
+impl Host {
+    /// Reads the host's facts.
+    pub fn read() -> Result<Self, HostError> {
+        let path = PathBuf::from("/proc/sys/kernel/osrelease");
+        let release = fs::read_to_string(&path)
+            .map_err(|source| HostError::Read { path, source })?
+            .trim()
+            .to_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version < (5, 10) {
+            return Err(HostError::TooOld { release });
+        }
+        Ok(Self { release, version, lsm: lsm_list() })
+    }
+
+    /// True when BPF programs on LSM hooks would run: one attaches even where they do not.
+    pub fn lsm_runs_bpf(&self) -> bool {
+        self.lsm.as_ref().is_ok_and(|names| names.iter().any(|name| name == "bpf"))
+    }
+}
+
+fn lsm_list() -> Result<Vec<String>, String> {
+    let path = "/sys/kernel/security/lsm";
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().split(',').map(str::to_owned).collect()),
+        Err(error) => Err(format!(
+            "cannot read {path}: {error}; mount it: `mount -t securityfs none /sys/kernel/security`"
+        )),
+    }
+}
+
+/// Refuses to go on without root.
+pub fn require_root(program: &'static str) -> Result<(), HostError> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(HostError::NotRoot { program }) }
+}
+
+/// All mounts in this process's namespace.
+pub fn mounts() -> Result<Vec<Mount>, HostError> {
+    let path = PathBuf::from("/proc/self/mountinfo");
+    let text = fs::read_to_string(&path).map_err(|source| HostError::Read { path, source })?;
+    Ok(text.lines().filter_map(parse_mount).collect())
+}
+
+fn parse_mount(line: &str) -> Option<Mount> {
+    // proc(5): id parent major:minor root mount-point options [optional]... - type source options
+    let (left, right) = line.split_once(" - ")?;
+    let mut left = left.split(' ');
+    let device = left.nth(2)?.to_owned();
+    let at = PathBuf::from(unescape(left.nth(1)?));
+    Some(Mount { device, at, kind: right.split(' ').next()?.to_owned() })
+}
+
+/// Octal escapes of mountinfo: space, tab, newline and backslash.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// The folder on which cgroup2 is mounted, in the unified or the hybrid layout.
+pub fn cgroup2() -> Result<PathBuf, HostError> {
+    mounts()?
+        .into_iter()
+        .find(|mount| mount.kind == "cgroup2")
+        .map(|mount| mount.at)
+        .ok_or(HostError::NoCgroup2)
+}
+
+/// The folder of the version 1 pids controller, where the hybrid layout keeps it.
+pub fn pids_v1() -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    text.lines()
+        .filter(|line| {
+            line.split_once(" - ").is_some_and(|(_, right)| {
+                right.starts_with("cgroup ") && right.rsplit(',').any(|o| o == "pids") || right.ends_with(" pids")
+            })
+        })
+        .find_map(|line| parse_mount(line).map(|mount| mount.at))
+}
+
+/// The kernel's id of a cgroup: its inode number (include/linux/kernfs.h, on 64 bits).
+pub fn cgroup_id(folder: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(folder)?.ino())
+}
+
+/// How deep a cgroup lies beneath the root, which is level 0.
+pub fn cgroup_level(root: &Path, folder: &Path) -> Option<u32> {
+    let beneath = folder.strip_prefix(root).ok()?;
+    u32::try_from(beneath.components().count()).ok()
+}
+
+/// Refuses a pin folder that is not on bpffs.
+pub fn require_bpffs(pins: &Path) -> Result<(), HostError> {
+    let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let on_bpffs = nix::sys::statfs::statfs(existing)
+        .is_ok_and(|stat| i64::from(stat.filesystem_type().0) == BPF_FS_MAGIC);
+    if on_bpffs {
+        return Ok(());
+    }
+    let mount = if existing == Path::new("/") || existing == Path::new("/sys/fs") {
+        PathBuf::from("/sys/fs/bpf")
+    } else {
+        existing.to_path_buf()
+    };
+    Err(HostError::NoBpffs { path: pins.to_path_buf(), mount })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_mountinfo_lines() {
+        let line = "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let mount = parse_mount(line).unwrap();
+        assert_eq!((mount.device.as_str(), mount.kind.as_str()), ("98:0", "ext3"));
+        assert_eq!(mount.at, Path::new("/mnt 2"));
+        assert_eq!(parse_mount("nonsense"), None);
+    }
+
+    #[test]
+    fn levels_count_from_the_root() {
+        let root = Path::new("/sys/fs/cgroup");
+        assert_eq!(cgroup_level(root, root), Some(0));
+        assert_eq!(cgroup_level(root, Path::new("/sys/fs/cgroup/a/b")), Some(2));
+        assert_eq!(cgroup_level(root, Path::new("/elsewhere")), None);
+    }
+}

@@ -1,0 +1,543 @@
+//! Programs: loaded or adopted, attached, pinned; and what they then cover.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use agent_ebpf::{ABI_VERSION, Config, Kernel, Offsets};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, Map, MapData},
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Lsm, Program, ProgramError, ProgramInfo,
+        links::FdLink,
+    },
+};
+use serde::Serialize;
+
+use super::{
+    btf::{Btf, BtfError},
+    host::{self, Host, HostError},
+    tables::{TableError, Tables},
+};
+
+/// The kernel half, as it was built with this daemon.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
+
+/// What every map is called, in the object and in the pin folder.
+const MAPS: [&str; 9] =
+    ["CONFIG", "AGENTS", "CGROUPS", "TASKS", "PLACES", "PEERS", "DENIED", "TOLD", "STREAM"];
+
+/// Where things attach and how large they are.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Folder on bpffs that holds the pins.
+    pub pins: PathBuf,
+    /// Cgroup at or above all agents, to which the network programs attach.
+    pub attach: PathBuf,
+    /// Bytes of the ring for denials; a power of two of pages.
+    pub denied_bytes: u32,
+    /// Bytes of the ring for the rest; a power of two of pages.
+    pub told_bytes: u32,
+    /// Whether LSM programs may be used where the kernel has them.
+    pub lsm: bool,
+}
+
+/// Why the kernel half could not be put in place.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The host lacks something.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The kernel's types could not be read.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// A member that every supported kernel has was not found.
+    #[error("this kernel's type information has no {0}; Ambit cannot read what it needs")]
+    Offsets(String),
+    /// The object was refused as a whole.
+    #[error("cannot load the kernel half on {release}: {source}")]
+    Object {
+        /// Kernel release.
+        release: String,
+        /// What aya or the kernel said.
+        source: Box<aya::EbpfError>,
+    },
+    /// A program without which nothing can be promised was refused.
+    #[error("cannot attach {program} on {release}: {source}")]
+    Program {
+        /// Which.
+        program: String,
+        /// Kernel release.
+        release: String,
+        /// What aya or the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// A pin could not be made or opened.
+    #[error("cannot pin {path}: {what}")]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+    /// Pins of another build are in the way.
+    #[error(
+        "{path} holds programs of another build of Ambit ({found}), which are still enforcing; stop \
+         its agents and run `ambit detach --all` before this build ({ours}) is started"
+    )]
+    OtherBuild {
+        /// The pin folder.
+        path: PathBuf,
+        /// Which build.
+        found: String,
+        /// This build.
+        ours: String,
+    },
+    /// A table could not be opened.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Who enforces a kind of action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// BPF programs on LSM hooks.
+    Lsm,
+    /// BPF programs on cgroup hooks.
+    Cgroup,
+    /// fanotify permission events, answered by the daemon.
+    Fanotify,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lsm => "lsm",
+            Self::Cgroup => "cgroup",
+            Self::Fanotify => "fanotify",
+        })
+    }
+}
+
+/// One program and what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Attached {
+    /// Its hook, as in [`agent_ebpf::Hook::name`].
+    pub hook: &'static str,
+    /// Instructions that the verifier walked (`bpf_prog_info.verified_insns`, 5.16 and later).
+    pub verified_instructions: Option<u32>,
+    /// Why it is not attached.
+    pub refused: Option<String>,
+}
+
+/// What is enforced by what.
+#[derive(Debug, Clone, Serialize)]
+pub struct Coverage {
+    /// Kernel release.
+    pub kernel: String,
+    /// Who judges exec, read and write; `None` when nobody can.
+    pub files: Option<Backend>,
+    /// Why files are not judged by LSM programs, when they are not.
+    pub no_lsm: Option<String>,
+    /// Every program.
+    pub programs: Vec<Attached>,
+    /// True when the programs were found pinned and taken over.
+    pub adopted: bool,
+}
+
+impl Coverage {
+    /// True when the program on this hook is attached.
+    pub fn has(&self, hook: agent_ebpf::Hook) -> bool {
+        self.programs.iter().any(|p| p.hook == hook.name() && p.refused.is_none())
+    }
+}
+
+/// The kernel half in place.
+pub struct Loaded {
+    /// Tables to write.
+    pub tables: Tables,
+    /// What is covered.
+    pub coverage: Coverage,
+    /// Secrets and levels as the kernel half has them.
+    pub config: Config,
+}
+
+enum Kind {
+    Lsm(&'static str),
+    Trace(&'static str),
+    Cgroup,
+}
+
+/// Every program: its name in the object, its hook, its kind.
+const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 13] = {
+    use agent_ebpf::Hook;
+    [
+        ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
+        ("sched_exec", Hook::SchedExec, Kind::Trace("sched_process_exec")),
+        ("sched_exit", Hook::SchedExit, Kind::Trace("sched_process_exit")),
+        ("connect4", Hook::Connect4, Kind::Cgroup),
+        ("connect6", Hook::Connect6, Kind::Cgroup),
+        ("sendmsg4", Hook::Sendmsg4, Kind::Cgroup),
+        ("sendmsg6", Hook::Sendmsg6, Kind::Cgroup),
+        ("bind4", Hook::Bind4, Kind::Cgroup),
+        ("bind6", Hook::Bind6, Kind::Cgroup),
+        ("bpf_call", Hook::Bpf, Kind::Lsm("bpf")),
+        ("socket_connect", Hook::SocketConnect, Kind::Lsm("socket_connect")),
+        ("bprm_check", Hook::BprmCheck, Kind::Lsm("bprm_check_security")),
+        ("file_open", Hook::FileOpen, Kind::Lsm("file_open")),
+    ]
+};
+
+/// Loads the kernel half, or takes over what is pinned.
+pub fn load(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
+    host::require_bpffs(&settings.pins)?;
+    let build = build_id();
+    match pinned_build(&settings.pins) {
+        Some(found) if found == build => adopt(host, settings),
+        Some(found) => {
+            Err(LoadError::OtherBuild { path: settings.pins.clone(), found, ours: build })
+        }
+        None => fresh(host, settings, &build),
+    }
+}
+
+/// Names this build of the kernel half: its ABI and a hash of the object.
+fn build_id() -> String {
+    // FNV-1a: a name, not a promise.
+    let hash = OBJECT.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("abi{ABI_VERSION}-{hash:016x}")
+}
+
+/// The build whose pins are complete: its name is the folder that is made last.
+fn pinned_build(pins: &Path) -> Option<String> {
+    let entries = fs::read_dir(pins).ok()?;
+    entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .find(|name| name.starts_with("abi"))
+}
+
+fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadError> {
+    // What an interrupted start left behind is nobody's.
+    remove_pins(&settings.pins)
+        .map_err(|source| LoadError::Io { path: settings.pins.clone(), source })?;
+    let btf = Btf::of_kernel()?;
+    let offsets = resolve(&btf)?;
+    let kernel = facts(host, &btf);
+    let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
+    let object = |source| LoadError::Object { release: host.release.clone(), source: Box::new(source) };
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&aya_btf))
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("KERNEL", &kernel, true)
+        .map_max_entries("TASKS", pid_max())
+        .map_max_entries("DENIED", settings.denied_bytes)
+        .map_max_entries("TOLD", settings.told_bytes)
+        .load(OBJECT)
+        .map_err(object)?;
+    #[cfg(feature = "debug-log")]
+    start_log(&mut ebpf);
+
+    let (maps, links) = (settings.pins.join("maps"), settings.pins.join("links"));
+    for folder in [&settings.pins, &maps, &links] {
+        fs::create_dir_all(folder)
+            .map_err(|source| LoadError::Io { path: folder.clone(), source })?;
+    }
+    for name in MAPS {
+        let path = maps.join(name);
+        let pin = |what: String| LoadError::Pin { path: path.clone(), what };
+        ebpf.map(name)
+            .ok_or_else(|| pin("the object has no such map".to_owned()))?
+            .pin(&path)
+            .map_err(|error| pin(error.to_string()))?;
+    }
+    let mut tables = Tables::open(&maps)?;
+    let config = Config {
+        levels: 0,
+        hash_seed: random()?,
+        hash_factor: random()? | 1,
+        abi: ABI_VERSION,
+        pad: 0,
+    };
+    tables.set_config(&config)?;
+
+    let mut attached = Attacher { host, settings, btf: &aya_btf, links: &links };
+    let mut programs = Vec::new();
+    let mut no_lsm = match (&host.lsm, settings.lsm) {
+        (_, false) => Some("LSM programs are switched off in the configuration".to_owned()),
+        (Ok(_), true) if host.lsm_runs_bpf() => None,
+        (Ok(list), true) => Some(format!(
+            "`bpf` is not in the kernel's LSM list ({}); boot with `lsm={},bpf`",
+            list.join(","),
+            list.join(",")
+        )),
+        (Err(why), true) => Some(why.clone()),
+    };
+    for (name, hook, kind) in &PROGRAMS {
+        let is_lsm = matches!(kind, Kind::Lsm(_));
+        if is_lsm && let Some(why) = &no_lsm {
+            programs.push(Attached {
+                hook: hook.name(),
+                verified_instructions: None,
+                refused: Some(why.clone()),
+            });
+            continue;
+        }
+        match attached.attach(&mut ebpf, name, kind) {
+            Ok(verified_instructions) => {
+                programs.push(Attached { hook: hook.name(), verified_instructions, refused: None });
+            }
+            Err(error) if is_lsm => {
+                let refused = explain(host, &error);
+                if matches!(hook, agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck) {
+                    no_lsm = Some(refused.clone());
+                }
+                programs.push(Attached {
+                    hook: hook.name(),
+                    verified_instructions: None,
+                    refused: Some(refused),
+                });
+            }
+            Err(source) => {
+                let _ = remove_pins(&settings.pins);
+                return Err(LoadError::Program {
+                    program: hook.name().to_owned(),
+                    release: host.release.clone(),
+                    source: Box::new(source),
+                });
+            }
+        }
+    }
+    // Complete from here on: the next start may adopt it.
+    let done = settings.pins.join(build);
+    fs::create_dir(&done).map_err(|source| LoadError::Io { path: done, source })?;
+    let mut coverage = Coverage {
+        kernel: host.release.clone(),
+        files: None,
+        no_lsm,
+        programs,
+        adopted: false,
+    };
+    settle_files(&mut coverage, &links);
+    Ok(Loaded { tables, coverage, config })
+}
+
+/// LSM judges files when both of its programs are there; a half is withdrawn, so that nothing is
+/// judged twice.
+fn settle_files(coverage: &mut Coverage, links: &Path) {
+    use agent_ebpf::Hook;
+    if coverage.has(Hook::FileOpen) && coverage.has(Hook::BprmCheck) {
+        coverage.files = Some(Backend::Lsm);
+        return;
+    }
+    for (name, hook, _) in &PROGRAMS {
+        if matches!(hook, Hook::FileOpen | Hook::BprmCheck) && coverage.has(*hook) {
+            let _ = fs::remove_file(links.join(name));
+            for program in &mut coverage.programs {
+                if program.hook == hook.name() {
+                    program.refused = Some("its companion hook could not be attached".to_owned());
+                }
+            }
+        }
+    }
+}
+
+fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
+    let tables = Tables::open(&settings.pins.join("maps"))?;
+    let config = tables.config()?;
+    let links = settings.pins.join("links");
+    let mut names = BTreeMap::new();
+    for info in aya::programs::loaded_programs().filter_map(Result::ok) {
+        names.insert(info.name_as_str().unwrap_or_default().to_owned(), verified(&info));
+    }
+    let programs: Vec<Attached> = PROGRAMS
+        .iter()
+        .map(|(name, hook, _)| Attached {
+            hook: hook.name(),
+            verified_instructions: names.get(*name).copied().flatten(),
+            refused: (!links.join(name).exists())
+                .then(|| "it was not attached when these programs were loaded".to_owned()),
+        })
+        .collect();
+    let mut coverage = Coverage {
+        kernel: host.release.clone(),
+        files: None,
+        no_lsm: None,
+        programs,
+        adopted: true,
+    };
+    settle_files(&mut coverage, &links);
+    if coverage.files.is_none() {
+        coverage.no_lsm = Some("it was not attached when these programs were loaded".to_owned());
+    }
+    Ok(Loaded { tables, coverage, config })
+}
+
+fn resolve(btf: &Btf) -> Result<Offsets, LoadError> {
+    let offsets = Offsets::resolve(|owner, member| btf.offset(owner, member));
+    let missing: Vec<String> =
+        offsets
+            .missing()
+            // Gone since 6.1, where a helper takes its place.
+            .filter(|missing| *missing != ("cgroup", "ancestor_ids"))
+            .map(|(owner, member)| format!("struct {owner}.{member}"))
+            .collect();
+    if missing.is_empty() { Ok(offsets) } else { Err(LoadError::Offsets(missing.join(", "))) }
+}
+
+fn facts(host: &Host, btf: &Btf) -> Kernel {
+    let bit = if host.version >= (6, 14) {
+        24
+    } else if host.version >= (6, 5) {
+        25
+    } else {
+        26
+    };
+    // The verdict so far follows the hook's own parameters.
+    let bpf_verdict = if btf.parameters("bpf_lsm_bpf") == Some(4) { 4 } else { 3 };
+    Kernel { backing_mode: 1 << bit, bpf_verdict }
+}
+
+/// Every pid that the kernel can give out, so that the table of tasks cannot overflow before it.
+fn pid_max() -> u32 {
+    fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(1 << 22)
+}
+
+fn random() -> Result<u64, LoadError> {
+    let path = PathBuf::from("/dev/urandom");
+    let mut bytes = [0; 8];
+    fs::File::open(&path)
+        .and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes))
+        .map_err(|source| LoadError::Io { path, source })?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn explain(host: &Host, error: &ProgramError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = source.source();
+    }
+    format!("refused by {}: {text}", host.release)
+}
+
+fn verified(info: &ProgramInfo) -> Option<u32> {
+    info.verified_instruction_count()
+}
+
+struct Attacher<'a> {
+    host: &'a Host,
+    settings: &'a Settings,
+    btf: &'a aya::Btf,
+    links: &'a Path,
+}
+
+impl Attacher<'_> {
+    /// Loads, attaches and pins one program; returns what the verifier counted.
+    fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &str,
+        kind: &Kind,
+    ) -> Result<Option<u32>, ProgramError> {
+        let program = ebpf.program_mut(name).ok_or_else(|| {
+            ProgramError::IOError(io::Error::other(format!("the object has no program {name}")))
+        })?;
+        let link: FdLink = match kind {
+            Kind::Lsm(hook) => {
+                let program: &mut Lsm = program.try_into()?;
+                program.load(hook, self.btf)?;
+                let id = program.attach()?;
+                program.take_link(id)?.into()
+            }
+            Kind::Trace(point) => {
+                let program: &mut BtfTracePoint = program.try_into()?;
+                program.load(point, self.btf)?;
+                let id = program.attach()?;
+                program.take_link(id)?.into()
+            }
+            Kind::Cgroup => {
+                let program: &mut CgroupSockAddr = program.try_into()?;
+                program.load()?;
+                let cgroup = fs::File::open(&self.settings.attach).map_err(ProgramError::IOError)?;
+                let id = program.attach(cgroup, CgroupAttachMode::Single)?;
+                let link = program.take_link(id)?;
+                link.try_into().map_err(|_| {
+                    ProgramError::IOError(io::Error::other(format!(
+                        "{} gives no link for cgroup programs",
+                        self.host.release
+                    )))
+                })?
+            }
+        };
+        link.pin(self.links.join(name))
+            .map_err(|error| ProgramError::IOError(io::Error::other(error.to_string())))?;
+        Ok(info(program).as_ref().and_then(verified))
+    }
+}
+
+fn info(program: &Program) -> Option<ProgramInfo> {
+    program.info().ok()
+}
+
+#[cfg(feature = "debug-log")]
+fn start_log(ebpf: &mut Ebpf) {
+    if let Err(error) = aya_log::EbpfLogger::init(ebpf) {
+        eprintln!("no log from the kernel half: {error}");
+    }
+}
+
+/// Opens one pinned map.
+pub(super) fn open_map(maps: &Path, name: &str) -> Result<Map, TableError> {
+    let path = maps.join(name);
+    let data = MapData::from_pin(&path)
+        .map_err(|source| TableError::Open { path: path.clone(), source: Box::new(source) })?;
+    Map::from_map_data(data).map_err(|source| TableError::Open { path, source: Box::new(source) })
+}
+
+/// Opens the table that holds the one [`Config`].
+pub(super) fn config_of(map: Map) -> Result<Array<MapData, Config>, TableError> {
+    Array::try_from(map).map_err(|source| TableError::Map { table: "CONFIG", source: Box::new(source) })
+}
+
+/// Removes a pin folder with everything in it. Programs end when their links' pins go.
+///
+/// Links go first, then the mark of completeness, then the maps; a folder that does not exist is done.
+pub fn remove_pins(pins: &Path) -> io::Result<()> {
+    let Ok(entries) = fs::read_dir(pins) else { return Ok(()) };
+    let mut folders: Vec<PathBuf> =
+        entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    folders.sort_by_key(|path| !path.ends_with("links"));
+    for folder in folders {
+        if folder.is_dir() {
+            for pin in fs::read_dir(&folder)?.filter_map(Result::ok) {
+                fs::remove_file(pin.path())?;
+            }
+            fs::remove_dir(&folder)?;
+        } else {
+            fs::remove_file(&folder)?;
+        }
+    }
+    fs::remove_dir(pins)
+}

@@ -1,0 +1,14 @@
+//! The one room that touches aya: what this kernel can do, programs loaded and pinned, tables written,
+//! rings read.
+
+pub mod btf;
+pub mod fanotify;
+pub mod host;
+pub mod load;
+pub mod rings;
+pub mod tables;
+
+pub use host::Host;
+pub use load::{Attached, Backend, Coverage, LoadError, Loaded};
+pub use rings::Rings;
+pub use tables::{TableError, Tables};

@@ -1,0 +1,197 @@
+//! The maps that the daemon writes and reads, by meaning.
+
+use std::{collections::BTreeSet, path::{Path, PathBuf}};
+
+use agent_ebpf::{
+    Agent, Config, Lane, PeerCell, PeerKey, PlaceCell, PlaceKey, Stream, Task,
+};
+use aya::maps::{
+    Array, HashMap, HashOfMaps, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key,
+};
+
+use super::load::{config_of, open_map};
+
+type Places = HashMap<MapData, PlaceKey, PlaceCell>;
+type Peers = LpmTrie<MapData, [u8; 20], PeerCell>;
+
+/// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h).
+const NO_PREALLOC: u32 = 1;
+
+/// Why a table could not be read or written. The kernel half goes on with what it has.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// A pinned map could not be opened.
+    #[error("cannot open the pinned table {path}: {source}")]
+    Open {
+        /// The pin.
+        path: PathBuf,
+        /// What aya or the kernel said.
+        source: Box<MapError>,
+    },
+    /// A map operation failed.
+    #[error("cannot use the kernel's table {table}: {source}")]
+    Map {
+        /// Which.
+        table: &'static str,
+        /// What aya or the kernel said (`E2BIG`: it is full).
+        source: Box<MapError>,
+    },
+}
+
+fn failed(table: &'static str) -> impl Fn(MapError) -> TableError {
+    move |source| TableError::Map { table, source: Box::new(source) }
+}
+
+/// All tables, opened from their pins.
+pub struct Tables {
+    config: Array<MapData, Config>,
+    agents: HashMap<MapData, u32, Agent>,
+    cgroups: HashMap<MapData, u64, u32>,
+    tasks: HashMap<MapData, u32, Task>,
+    places: HashOfMaps<MapData, u32, Places>,
+    peers: HashOfMaps<MapData, u32, Peers>,
+    stream: PerCpuArray<MapData, Stream>,
+}
+
+impl Tables {
+    /// Opens the pinned maps in a folder.
+    pub fn open(maps: &Path) -> Result<Self, TableError> {
+        Ok(Self {
+            config: config_of(open_map(maps, "CONFIG")?)?,
+            agents: HashMap::try_from(open_map(maps, "AGENTS")?).map_err(failed("AGENTS"))?,
+            cgroups: HashMap::try_from(open_map(maps, "CGROUPS")?).map_err(failed("CGROUPS"))?,
+            tasks: HashMap::try_from(open_map(maps, "TASKS")?).map_err(failed("TASKS"))?,
+            places: HashOfMaps::try_from(open_map(maps, "PLACES")?).map_err(failed("PLACES"))?,
+            peers: HashOfMaps::try_from(open_map(maps, "PEERS")?).map_err(failed("PEERS"))?,
+            stream: PerCpuArray::try_from(open_map(maps, "STREAM")?).map_err(failed("STREAM"))?,
+        })
+    }
+
+    /// What both halves agreed on.
+    pub fn config(&self) -> Result<Config, TableError> {
+        self.config.get(&0, 0).map_err(failed("CONFIG"))
+    }
+
+    /// Replaces it whole.
+    pub fn set_config(&mut self, config: &Config) -> Result<(), TableError> {
+        self.config.set(0, config, 0).map_err(failed("CONFIG"))
+    }
+
+    /// Publishes a policy set under a number that was never used: complete before anyone can see it,
+    /// never changed after.
+    pub fn publish(
+        &mut self,
+        set: u32,
+        places: &[(PlaceKey, PlaceCell)],
+        peers: &[(PeerKey, PeerCell)],
+    ) -> Result<(), TableError> {
+        let room = |len: usize| u32::try_from(len.max(1)).unwrap_or(u32::MAX);
+        let mut inner: Places =
+            HashMap::create(room(places.len()), NO_PREALLOC).map_err(failed("PLACES"))?;
+        for (key, cell) in places {
+            inner.insert(key, cell, 0).map_err(failed("PLACES"))?;
+        }
+        self.places.insert(set, &inner, 0).map_err(failed("PLACES"))?;
+        let mut inner: Peers =
+            LpmTrie::create(room(peers.len()), NO_PREALLOC).map_err(failed("PEERS"))?;
+        for (key, cell) in peers {
+            inner.insert(&lpm(key), cell, 0).map_err(failed("PEERS"))?;
+        }
+        self.peers.insert(set, &inner, 0).map_err(failed("PEERS"))
+    }
+
+    /// Takes a set away that no agent has had for a while.
+    pub fn retire(&mut self, set: u32) -> Result<(), TableError> {
+        self.places.remove(&set).map_err(failed("PLACES"))?;
+        self.peers.remove(&set).map_err(failed("PEERS"))
+    }
+
+    /// All sets that are published.
+    pub fn sets(&self) -> BTreeSet<u32> {
+        self.places.keys().filter_map(Result::ok).collect()
+    }
+
+    /// Writes an agent: the one write that swaps its policy.
+    pub fn set_agent(&mut self, number: u32, agent: &Agent) -> Result<(), TableError> {
+        self.agents.insert(number, agent, 0).map_err(failed("AGENTS"))
+    }
+
+    /// Forgets an agent. What still runs of it has no policy from then on.
+    pub fn remove_agent(&mut self, number: u32) -> Result<(), TableError> {
+        ignore_missing(self.agents.remove(&number)).map_err(failed("AGENTS"))
+    }
+
+    /// All agents that the kernel half knows.
+    pub fn agents(&self) -> Vec<(u32, Agent)> {
+        self.agents.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Binds a cgroup to an agent, then lets the hooks look at its level.
+    pub fn bind(&mut self, cgroup: u64, level: u32, agent: u32) -> Result<(), TableError> {
+        self.cgroups.insert(cgroup, agent, 0).map_err(failed("CGROUPS"))?;
+        let mut config = self.config()?;
+        config.levels |= 1 << level;
+        self.set_config(&config)
+    }
+
+    /// Lets a cgroup go. Levels are never taken back: they only save time.
+    pub fn unbind(&mut self, cgroup: u64) -> Result<(), TableError> {
+        ignore_missing(self.cgroups.remove(&cgroup)).map_err(failed("CGROUPS"))
+    }
+
+    /// All bindings.
+    pub fn cgroups(&self) -> Vec<(u64, u32)> {
+        self.cgroups.iter().filter_map(Result::ok).collect()
+    }
+
+    /// The agent's entry for a process, or `None` for a bystander.
+    pub fn task(&self, tgid: u32) -> Result<Option<Task>, TableError> {
+        match self.tasks.get(&tgid, 0) {
+            Ok(task) => Ok(Some(task)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("TASKS")(error)),
+        }
+    }
+
+    /// Makes a process an agent's, as the hooks would at its next action.
+    pub fn enrol(&mut self, tgid: u32, task: &Task) -> Result<(), TableError> {
+        self.tasks.insert(tgid, task, 0).map_err(failed("TASKS"))
+    }
+
+    /// Forgets a process that is no more.
+    pub fn forget(&mut self, tgid: u32) -> Result<(), TableError> {
+        ignore_missing(self.tasks.remove(&tgid)).map_err(failed("TASKS"))
+    }
+
+    /// All processes of agents.
+    pub fn tasks(&self) -> Vec<(u32, Task)> {
+        self.tasks.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Per-CPU account of a lane.
+    pub fn stream(&self, lane: Lane) -> Result<Vec<Stream>, TableError> {
+        let values = self.stream.get(&(lane as u32), 0).map_err(failed("STREAM"))?;
+        Ok(values.iter().copied().collect())
+    }
+}
+
+fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn lpm(key: &PeerKey) -> Key<[u8; 20]> {
+    let mut data = [0; 20];
+    data[0] = key.protocol;
+    data[1] = key.family;
+    data[2..4].copy_from_slice(&key.port);
+    data[4..].copy_from_slice(&key.address);
+    Key::new(key.prefix_len, data)
+}

@@ -1,0 +1,247 @@
+//! Peers: connect, unconnected send and bind, for IPv4 and IPv6.
+//!
+//! Cgroup programs run for the cgroup of the socket; they are attached at or above the agents'
+//! cgroups and judge the current task. They see what LSM `socket_connect` does not (TCP Fast Open,
+//! `sendmsg` with an address); that one sees sockets of cgroups outside the attachment point, and only
+//! speaks when it denies.
+
+use agent_ebpf::{
+    Action, Decision, Header, Hook, Kind, Peer, PeerBody, PeerCell, PeerKey, PlaceCell, PlaceKey,
+    Reach, Reason, Verdict, decide_peer,
+};
+use aya_ebpf::{
+    helpers::{bpf_probe_read_kernel, generated::bpf_map_lookup_elem},
+    programs::{LsmContext, SockAddrContext},
+};
+
+use super::DENY;
+use crate::{
+    emit,
+    identity::{self, Actor},
+    maps::PEERS,
+    offsets::{known, offsets},
+};
+
+/// What a cgroup program returns to let a call go on, and to fail it with `EPERM`.
+const PROCEED: i32 = 1;
+const REFUSE: i32 = 0;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+/// `IPPROTO_MPTCP` (include/uapi/linux/in.h): judged as TCP, which it is on the wire.
+const IPPROTO_MPTCP: u32 = 262;
+
+/// The table of peers of one policy set.
+struct Peers(*mut core::ffi::c_void);
+
+impl Reach for Peers {
+    #[inline(always)]
+    fn place(&self, _: &PlaceKey) -> Option<&PlaceCell> {
+        None
+    }
+
+    #[inline(always)]
+    fn peer(&self, key: &PeerKey) -> Option<&PeerCell> {
+        // SAFETY: an inner map of `PEERS`, whose key is a `PeerKey` and value a `PeerCell`; inner maps
+        // are never written after they are published.
+        unsafe {
+            let cell = bpf_map_lookup_elem(self.0, core::ptr::from_ref(key).cast());
+            cell.cast::<PeerCell>().as_ref()
+        }
+    }
+}
+
+#[repr(C)]
+struct PeerRecord {
+    header: Header,
+    body: PeerBody,
+}
+
+#[inline(always)]
+fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
+    // SAFETY: a lookup; the inner map lives until the program ends.
+    match unsafe { PEERS.get(&actor.set) } {
+        Some(peers) => {
+            decide_peer(action, peer, &Peers(core::ptr::from_ref(peers).cast_mut().cast()))
+        }
+        None => Decision::because(Reason::NoPolicy),
+    }
+}
+
+/// What was judged and what came of it.
+struct Judged {
+    action: Action,
+    hook: Hook,
+    decision: Decision,
+    verdict: Verdict,
+}
+
+/// Not inlined: a record on the stack of a frame of its own.
+#[inline(never)]
+fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
+    let mut record = PeerRecord {
+        header: Header::default(),
+        body: PeerBody {
+            address: peer.address,
+            port: peer.port,
+            family: peer.family,
+            protocol: peer.protocol,
+            pad: [0; 4],
+        },
+    };
+    emit::fill(&mut record.header, actor, Kind::Peer, judged.hook);
+    emit::decided(&mut record.header, judged.action, judged.decision, judged.verdict);
+    emit::send(&mut record);
+}
+
+#[inline(always)]
+fn judge(actor: &Actor, action: Action, hook: Hook, peer: &Peer) -> i32 {
+    let decision = decide(actor, action, peer);
+    let verdict = actor.verdict(decision);
+    tell(actor, peer, &Judged { action, hook, decision, verdict });
+    match verdict {
+        Verdict::Allowed | Verdict::WouldDeny => PROCEED,
+        Verdict::Denied => REFUSE,
+    }
+}
+
+#[inline(always)]
+const fn protocol(number: u32) -> u8 {
+    match number {
+        IPPROTO_MPTCP => agent_ebpf::protocol::TCP,
+        0..=255 => number as u8,
+        // No rule names it; only rules for any protocol match.
+        _ => 255,
+    }
+}
+
+#[inline(always)]
+fn v4(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
+    let Some(actor) = identity::current() else { return PROCEED };
+    // SAFETY: the program's own context.
+    let address = unsafe { &*ctx.sock_addr };
+    let peer = Peer::v4(
+        protocol(address.protocol),
+        address.user_ip4.to_ne_bytes(),
+        (address.user_port as u16).to_ne_bytes(),
+        !matches!(action, Action::Bind),
+    );
+    judge(&actor, action, hook, &peer)
+}
+
+#[inline(always)]
+fn v6(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
+    let Some(actor) = identity::current() else { return PROCEED };
+    // SAFETY: the program's own context; word by word, as the verifier wants it.
+    let (words, port, number) = unsafe {
+        let address = &*ctx.sock_addr;
+        let word = |index: usize| core::ptr::read_volatile(&raw const address.user_ip6[index]);
+        ([word(0), word(1), word(2), word(3)], address.user_port, address.protocol)
+    };
+    let peer = Peer::v6(
+        protocol(number),
+        words,
+        (port as u16).to_ne_bytes(),
+        !matches!(action, Action::Bind),
+    );
+    judge(&actor, action, hook, &peer)
+}
+
+/// cgroup `connect4`.
+#[inline(always)]
+pub fn connect4(ctx: &SockAddrContext) -> i32 {
+    v4(ctx, Action::Connect, Hook::Connect4)
+}
+
+/// cgroup `connect6`.
+#[inline(always)]
+pub fn connect6(ctx: &SockAddrContext) -> i32 {
+    v6(ctx, Action::Connect, Hook::Connect6)
+}
+
+/// cgroup `sendmsg4`.
+#[inline(always)]
+pub fn sendmsg4(ctx: &SockAddrContext) -> i32 {
+    v4(ctx, Action::Connect, Hook::Sendmsg4)
+}
+
+/// cgroup `sendmsg6`.
+#[inline(always)]
+pub fn sendmsg6(ctx: &SockAddrContext) -> i32 {
+    v6(ctx, Action::Connect, Hook::Sendmsg6)
+}
+
+/// cgroup `bind4`.
+#[inline(always)]
+pub fn bind4(ctx: &SockAddrContext) -> i32 {
+    v4(ctx, Action::Bind, Hook::Bind4)
+}
+
+/// cgroup `bind6`.
+#[inline(always)]
+pub fn bind6(ctx: &SockAddrContext) -> i32 {
+    v6(ctx, Action::Bind, Hook::Bind6)
+}
+
+/// LSM `socket_connect(sock, address, addrlen)`. The address is the kernel's copy.
+#[inline(always)]
+pub fn socket_connect(ctx: &LsmContext) -> i32 {
+    let prior: i32 = ctx.arg(3);
+    if prior != 0 {
+        return prior;
+    }
+    let Some(actor) = identity::current() else { return 0 };
+    let address: *const u8 = ctx.arg(1);
+    let length: i32 = ctx.arg(2);
+    let family = match read::<u16>(address, 0) {
+        Some(family) if length >= 2 => family,
+        // Too short to say; the protocol itself answers EINVAL.
+        _ => return 0,
+    };
+    let peer = match family {
+        AF_INET if length >= 8 => v4_peer(ctx, address),
+        AF_INET6 if length >= 24 => v6_peer(ctx, address),
+        // Other families are not internet peers; shorter addresses are refused by the protocol.
+        _ => return 0,
+    };
+    let (peer, decision) = match peer {
+        Some(peer) => (peer, decide(&actor, Action::Connect, &peer)),
+        None => (Peer::default(), Decision::because(Reason::PeerUnresolved)),
+    };
+    let verdict = actor.verdict(decision);
+    match verdict {
+        // The cgroup hook is next and tells it.
+        Verdict::Allowed | Verdict::WouldDeny => 0,
+        Verdict::Denied => {
+            let (action, hook) = (Action::Connect, Hook::SocketConnect);
+            tell(&actor, &peer, &Judged { action, hook, decision, verdict });
+            DENY
+        }
+    }
+}
+
+#[inline(always)]
+fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset).cast::<T>()).ok() }
+}
+
+#[inline(always)]
+fn socket_protocol(ctx: &LsmContext) -> Option<u8> {
+    let socket: *const u8 = ctx.arg(0);
+    let sock: *const u8 = read(socket, known(&offsets().socket_sock))?;
+    let number: u16 = read(sock, known(&offsets().sock_protocol))?;
+    Some(protocol(u32::from(number)))
+}
+
+#[inline(always)]
+fn v4_peer(ctx: &LsmContext, address: *const u8) -> Option<Peer> {
+    let (port, ip) = (read::<[u8; 2]>(address, 2)?, read::<[u8; 4]>(address, 4)?);
+    Some(Peer::v4(socket_protocol(ctx)?, ip, port, true))
+}
+
+#[inline(always)]
+fn v6_peer(ctx: &LsmContext, address: *const u8) -> Option<Peer> {
+    let (port, ip) = (read::<[u8; 2]>(address, 2)?, read::<[u32; 4]>(address, 8)?);
+    Some(Peer::v6(socket_protocol(ctx)?, ip, port, true))
+}

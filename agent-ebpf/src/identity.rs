@@ -1,0 +1,171 @@
+//! Who acts: the agent that the current process belongs to, if any.
+
+use agent_ebpf::{
+    ABSENT, Config, Decision, Header, Hook, Kind, MAX_CGROUP_LEVEL, Mode, Task, Verdict,
+};
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task},
+    },
+};
+
+use crate::{
+    emit,
+    maps::{AGENTS, CGROUPS, CONFIG, TASKS},
+    offsets::{known, offsets},
+};
+
+/// The current process, when it belongs to an agent.
+pub struct Actor {
+    pub config: &'static Config,
+    /// Its entry; null when the table of tasks had no room for it.
+    task: *mut Task,
+    pub tgid: u32,
+    pub tid: u32,
+    /// The agent's number.
+    pub agent: u32,
+    /// Its policy set; 0 when the agent is not known, for which no tables exist.
+    pub set: u32,
+    pub mode: u8,
+}
+
+impl Actor {
+    /// Its entry in the table of tasks, if that had room for it.
+    #[inline(always)]
+    pub fn task(&self) -> Option<&'static mut Task> {
+        // SAFETY: null, or an entry that is not freed before the program ends (RCU); those who race
+        // for a field write the same value.
+        unsafe { self.task.as_mut() }
+    }
+
+    /// Its `start_boottime`, or 0 when not known.
+    #[inline(always)]
+    pub fn start(&self) -> u64 {
+        self.task().map_or(0, |task| task.start)
+    }
+
+    /// What a decision comes to for this actor.
+    #[inline(always)]
+    pub fn verdict(&self, decision: Decision) -> Verdict {
+        decision.verdict(self.mode)
+    }
+}
+
+/// The agent's process that runs now, or `None` for a bystander.
+///
+/// A process belongs to its agent from the moment it was enrolled or forked until it dies, whatever
+/// became of its cgroup since. One without an entry is asked for its cgroup's ancestors first.
+#[inline(always)]
+pub fn current() -> Option<Actor> {
+    let ids = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
+    let config = CONFIG.get(0)?;
+    if let Some(task) = TASKS.get_ptr_mut(&tgid) {
+        return Some(actor(config, task, tgid, tid));
+    }
+    if config.levels == 0 {
+        return None;
+    }
+    let agent = by_cgroup(config.levels)?;
+    enrol(agent, tgid, tid);
+    match TASKS.get_ptr_mut(&tgid) {
+        Some(task) => Some(actor(config, task, tgid, tid)),
+        // No room: the agent is known, and has no policy for what cannot be bound to it.
+        None => Some(unbound(config, agent, tgid, tid)),
+    }
+}
+
+/// The process with this thread group id, if it is already known as an agent's.
+#[inline(always)]
+pub fn already(tgid: u32, tid: u32) -> Option<Actor> {
+    let config = CONFIG.get(0)?;
+    let task = TASKS.get_ptr_mut(&tgid)?;
+    Some(actor(config, task, tgid, tid))
+}
+
+#[inline(always)]
+fn actor(config: &'static Config, task: *mut Task, tgid: u32, tid: u32) -> Actor {
+    // SAFETY: a live entry of `TASKS`; entries are not freed before the program ends (RCU).
+    let agent = unsafe { (*task).agent };
+    // An agent that is not in the table has no policy: set 0, enforced.
+    // SAFETY: the daemon replaces entries whole; a stale one is as good for this action.
+    let (set, mode) =
+        unsafe { AGENTS.get(&agent) }.map_or((0, Mode::Enforce as u8), |a| (a.set, a.mode));
+    Actor { config, task, tgid, tid, agent, set, mode }
+}
+
+/// The agent bound to the deepest of the current cgroup's ancestors.
+#[inline(never)]
+fn by_cgroup(levels: u64) -> Option<u32> {
+    let group = if known_offset(&offsets().cgroup_ancestor_ids) { own_group()? } else { 0 };
+    let mut found = None;
+    for level in 0..=MAX_CGROUP_LEVEL {
+        if levels & (1 << level) == 0 {
+            continue;
+        }
+        let id = ancestor(group, level);
+        if id == 0 {
+            break;
+        }
+        // SAFETY: the value is one word.
+        if let Some(agent) = unsafe { CGROUPS.get(&id) } {
+            found = Some(*agent);
+        }
+    }
+    found
+}
+
+/// The id of the current cgroup's ancestor at a level; 0 when it is not that deep.
+#[inline(always)]
+fn ancestor(group: u64, level: u32) -> u64 {
+    if !known_offset(&offsets().cgroup_ancestor_ids) {
+        // SAFETY: a plain helper call.
+        return unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    }
+    let depth: i32 = read(group, &offsets().cgroup_level).unwrap_or(-1);
+    if level as i32 > depth {
+        return 0;
+    }
+    read(group + 8 * u64::from(level), &offsets().cgroup_ancestor_ids).unwrap_or(0)
+}
+
+/// The address of the current task's cgroup.
+#[inline(always)]
+fn own_group() -> Option<u64> {
+    // SAFETY: a plain helper call.
+    let task = unsafe { bpf_get_current_task() };
+    read(read(task, &offsets().task_cgroups)?, &offsets().css_set_group)
+}
+
+#[inline(always)]
+fn read<T: Copy>(base: u64, offset: &'static u32) -> Option<T> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel((base + known(offset) as u64) as *const T).ok() }
+}
+
+#[inline(always)]
+fn known_offset(offset: &'static u32) -> bool {
+    known(offset) != ABSENT as usize
+}
+
+#[inline(always)]
+fn unbound(config: &'static Config, agent: u32, tgid: u32, tid: u32) -> Actor {
+    let mode = Mode::Enforce as u8;
+    Actor { config, task: core::ptr::null_mut(), tgid, tid, agent, set: 0, mode }
+}
+
+/// Makes the current process the agent's for good, and tells it.
+#[inline(never)]
+fn enrol(agent: u32, tgid: u32, tid: u32) {
+    let task = Task { agent, ..Task::default() };
+    if TASKS.insert(&tgid, &task, BPF_ANY as u64).is_err() {
+        return;
+    }
+    let Some(config) = CONFIG.get(0) else { return };
+    let mut header = Header::default();
+    emit::fill(&mut header, &unbound(config, agent, tgid, tid), Kind::Enrol, Hook::SchedFork);
+    emit::happened(&mut header);
+    emit::send(&mut header);
+}

@@ -1,0 +1,89 @@
+//! Every map, with who writes it and who reads it.
+//!
+//! Sizes are those of a small machine; the daemon raises `TASKS`, `SCRATCH` and the rings to fit the
+//! host before it loads them.
+
+use agent_ebpf::{
+    Agent, ARGV_MAX, Config, ExecBody, FileBody, Header, PATH_MAX, PathWalk, PeerCell, PlaceCell,
+    PlaceKey, Stream, Task,
+};
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Written by the daemon, read by every hook.
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// Agent number to its policy set and mode. Written by the daemon: one write swaps its policy.
+#[btf_map]
+pub static AGENTS: HashMap<u32, Agent, 4096, NO_PREALLOC> = HashMap::new();
+
+/// Cgroup id to agent number. Written by the daemon.
+#[btf_map]
+pub static CGROUPS: HashMap<u64, u32, 4096, NO_PREALLOC> = HashMap::new();
+
+/// Processes of agents, by thread group id. Written by the hooks, removed at exit; read by the daemon
+/// for the fanotify backend and to refuse agents at its control socket.
+#[btf_map]
+pub static TASKS: HashMap<u32, Task, 32768, NO_PREALLOC> = HashMap::new();
+
+/// Policy set to its places. The inner tables are written by the daemon before they are published and
+/// never after.
+#[btf_map]
+pub static PLACES: HashOfMaps<u32, HashMap<PlaceKey, PlaceCell, 1, NO_PREALLOC>, 4096> =
+    HashOfMaps::new();
+
+/// Policy set to its peers; published like `PLACES`.
+#[btf_map]
+pub static PEERS: HashOfMaps<u32, LpmTrie<[u8; 20], PeerCell, 1>, 4096> = HashOfMaps::new();
+
+/// What was denied, or would have been. Written by the hooks, read by the daemon.
+#[btf_map]
+pub static DENIED: RingBuf<u8, { 1 << 20 }> = RingBuf::new();
+
+/// Everything else that agents did. Written by the hooks, read by the daemon.
+#[btf_map]
+pub static TOLD: RingBuf<u8, { 1 << 22 }> = RingBuf::new();
+
+/// Sequence numbers and losses by lane. Written by the hooks, read by the daemon.
+#[btf_map]
+pub static STREAM: PerCpuArray<Stream, 2> = PerCpuArray::new();
+
+/// Room in which a path is resolved and its record built. Hooks may be preempted, so a slot is
+/// claimed, not indexed by CPU.
+#[btf_map]
+pub static SCRATCH: Array<Scratch, 64> = Array::new();
+
+/// Room for an exec record; a tracepoint program never runs twice at once on one CPU.
+#[btf_map]
+pub static EXEC_SCRATCH: PerCpuArray<ExecRecord, 1> = PerCpuArray::new();
+
+/// One slot of [`SCRATCH`].
+#[repr(C)]
+pub struct Scratch {
+    /// 1 while somebody is in it.
+    pub busy: u64,
+    pub walk: PathWalk,
+    pub record: FileRecord,
+}
+
+/// A [`agent_ebpf::Kind::File`] record with room for the longest path.
+#[repr(C)]
+pub struct FileRecord {
+    pub header: Header,
+    pub body: FileBody,
+    pub path: [u8; PATH_MAX],
+}
+
+/// A [`agent_ebpf::Kind::Exec`] record with room for the longest file name and arguments.
+#[repr(C)]
+pub struct ExecRecord {
+    pub header: Header,
+    pub body: ExecBody,
+    pub tail: [u8; PATH_MAX + ARGV_MAX],
+}
