@@ -239,12 +239,12 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                if random % 5 == 0 {
+                if random.is_multiple_of(5) {
                     kernel.lose(Kind::ALL[(random >> 8) as usize % KINDS]);
                 } else {
                     ring.push(kernel.send());
                 }
-                if random % 11 == 0 {
+                if random.is_multiple_of(11) {
                     for sequence in ring.drain(..) {
                         gaps.saw(1, Lane::Told, sequence, sequence);
                     }

@@ -7,7 +7,9 @@
 
 use std::collections::HashMap;
 
-use agent_ebpf::{Header, Hook, RuleId, Verdict};
+use agent_ebpf::{Header, Hook, Reason, RuleId, Verdict};
+
+use super::record::Record;
 
 /// Processes that may be on their way to an exec; far above what a machine's CPUs can have at once.
 const PROCESSES_MAX: usize = 4096;
@@ -24,6 +26,8 @@ pub struct Judged {
     pub path: Box<[u8]>,
     /// What was said of it.
     pub verdict: Verdict,
+    /// Why.
+    pub reason: Option<Reason>,
     /// The rule that decided.
     pub rule: RuleId,
     /// The policy set that the rule belongs to.
@@ -49,7 +53,8 @@ pub struct Launches {
 
 impl Launches {
     /// A file was judged for an exec and let go.
-    pub fn saw(&mut self, header: &Header, hook: Hook, verdict: Verdict, path: &[u8]) {
+    pub fn saw(&mut self, record: &Record<'_>, path: &[u8]) {
+        let header = &record.header;
         if self.waiting.len() >= PROCESSES_MAX && !self.waiting.contains_key(&header.tgid) {
             // Execs that failed after they were judged, by processes whose exit was lost.
             self.waiting.clear();
@@ -60,9 +65,10 @@ impl Launches {
         }
         files.push(Judged {
             tid: header.tid,
-            hook,
+            hook: record.hook,
             path: path.into(),
-            verdict,
+            verdict: record.verdict,
+            reason: record.reason,
             rule: header.rule,
             set: header.set,
         });
@@ -132,7 +138,10 @@ fn attempt(files: &[&Judged], filename: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use agent_ebpf::Action;
+
     use super::*;
+    use crate::events::record::Body;
 
     fn header(tid: u32, rule: RuleId) -> Header {
         Header {
@@ -144,10 +153,22 @@ mod tests {
         }
     }
 
+    fn record(header: Header, hook: Hook, verdict: Verdict) -> Record<'static> {
+        Record {
+            header,
+            action: Action::Exec,
+            verdict,
+            reason: Some(Reason::Permitted),
+            hook,
+            body: Body::Enrol,
+        }
+    }
+
     fn let_go(launches: &mut Launches, hook: Hook, paths: &[&str]) {
         for (at, path) in paths.iter().enumerate() {
             let header = header(10, at as u32 + 2);
-            launches.saw(&header, hook, Verdict::Allowed, path.as_bytes());
+            let record = record(header, hook, Verdict::Allowed);
+            launches.saw(&record, path.as_bytes());
         }
     }
 
@@ -193,7 +214,8 @@ mod tests {
         launches.refused(&header(10, 0));
         assert_eq!(launches.take(&header(10, 0), b"run", false), None);
         let header = header(10, 5);
-        launches.saw(&header, Hook::BprmCheck, Verdict::WouldDeny, b"/x/run");
+        let audited = record(header, Hook::BprmCheck, Verdict::WouldDeny);
+        launches.saw(&audited, b"/x/run");
         assert!(launches.take(&header, b"run", false).unwrap().would_deny);
         assert_eq!(launches.take(&header, b"run", false), None);
     }
@@ -207,7 +229,8 @@ mod tests {
                 ..Header::default()
             };
             for _ in 0..2 * FILES_MAX {
-                launches.saw(&header, Hook::BprmCheck, Verdict::Allowed, b"/x");
+                let record = record(header, Hook::BprmCheck, Verdict::Allowed);
+                launches.saw(&record, b"/x");
             }
         }
         assert!(launches.waiting.len() <= PROCESSES_MAX);

@@ -126,6 +126,31 @@ pub enum Outcome {
     Unjudged,
 }
 
+/// Which event it is, apart from what it is about.
+#[derive(Clone, Copy)]
+struct What<'a> {
+    class: Class,
+    activity: Activity,
+    outcome: Outcome,
+    /// What the actor ran when it acted, where that is not what it runs now.
+    image: Option<&'a Image>,
+}
+
+impl<'a> What<'a> {
+    const fn new(class: Class, activity: Activity, outcome: Outcome) -> Self {
+        Self {
+            class,
+            activity,
+            outcome,
+            image: None,
+        }
+    }
+
+    const fn before(self, image: Option<&'a Image>) -> Self {
+        Self { image, ..self }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct When {
     time: u64,
@@ -183,9 +208,7 @@ impl Ocsf {
         self.event(
             out,
             story,
-            FILE_SYSTEM_ACTIVITY,
-            activity,
-            Outcome::Judged,
+            What::new(FILE_SYSTEM_ACTIVITY, activity, Outcome::Judged),
             |o| {
                 o.object("file", |o| file(o, path, Some(body), body.is_dir != 0, 0));
                 o.uint("access_mask", u64::from(body.flags));
@@ -205,13 +228,10 @@ impl Ocsf {
     ) {
         let clock = self.clock;
         let actor = story.processes.get(story.actor);
-        self.event_as(
+        self.event(
             out,
             story,
-            PROCESS_ACTIVITY,
-            Activity(1, None),
-            outcome,
-            before,
+            What::new(PROCESS_ACTIVITY, Activity(1, None), outcome).before(before),
             |o| {
                 o.uint("launch_type_id", 3);
                 o.object("process", |o| {
@@ -259,9 +279,7 @@ impl Ocsf {
         self.event(
             out,
             story,
-            NETWORK_ACTIVITY,
-            activity,
-            Outcome::Judged,
+            What::new(NETWORK_ACTIVITY, activity, Outcome::Judged),
             |o| {
                 let side = if bind { "src_endpoint" } else { "dst_endpoint" };
                 o.object(side, |o| {
@@ -304,9 +322,7 @@ impl Ocsf {
         self.event(
             out,
             story,
-            KERNEL_ACTIVITY,
-            Activity(4, None),
-            Outcome::Judged,
+            What::new(KERNEL_ACTIVITY, Activity(4, None), Outcome::Judged),
             |o| {
                 o.object("kernel", |o| {
                     o.str("name", bpf_command(body.command));
@@ -325,9 +341,11 @@ impl Ocsf {
         self.event(
             out,
             story,
-            PROCESS_ACTIVITY,
-            Activity(OTHER, Some("Enrol")),
-            Outcome::Unjudged,
+            What::new(
+                PROCESS_ACTIVITY,
+                Activity(OTHER, Some("Enrol")),
+                Outcome::Unjudged,
+            ),
             |o| o.object("process", |o| running(o, actor, story, &clock)),
             |_| {},
         );
@@ -341,9 +359,7 @@ impl Ocsf {
         self.event(
             out,
             story,
-            PROCESS_ACTIVITY,
-            Activity(2, None),
-            Outcome::Unjudged,
+            What::new(PROCESS_ACTIVITY, Activity(2, None), Outcome::Unjudged),
             |o| {
                 o.uint("exit_code", u64::from(status));
                 o.object("process", |o| {
@@ -479,36 +495,22 @@ impl Ocsf {
         &mut self,
         out: &mut Vec<u8>,
         story: &Story<'_>,
-        class: Class,
-        activity: Activity,
-        outcome: Outcome,
+        what: What<'_>,
         rest: impl FnOnce(&mut Object<'_>),
         unmapped: impl FnOnce(&mut Object<'_>),
     ) {
-        self.event_as(out, story, class, activity, outcome, None, rest, unmapped);
-    }
-
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "two of them are what differs between events"
-    )]
-    fn event_as(
-        &mut self,
-        out: &mut Vec<u8>,
-        story: &Story<'_>,
-        class: Class,
-        activity: Activity,
-        outcome: Outcome,
-        image: Option<&Image>,
-        rest: impl FnOnce(&mut Object<'_>),
-        unmapped: impl FnOnce(&mut Object<'_>),
-    ) {
+        let What {
+            class,
+            activity,
+            outcome,
+            image,
+        } = what;
         let record = story.record;
         let header = &record.header;
         let when = When {
             time: header.time,
             cpu: header.cpu,
-            lane: lane_of(record.verdict),
+            lane: lane_of(header),
             sequence: header.sequence,
         };
         let protected = header.rule == RULE_PROTECTED || record.action == Action::Bpf;
@@ -540,8 +542,8 @@ impl Ocsf {
             rest(o);
             o.object("unmapped", |o| {
                 o.object("ai_agent", |o| agent(o, story));
-                o.str("action", record.action.name());
                 if judged {
+                    o.str("action", record.action.name());
                     let audit = outcome == Outcome::Logged;
                     let verdict = if audit {
                         Verdict::WouldDeny

@@ -5,7 +5,8 @@
 //! one [`Batch`]; records of the daemon's own making (the fanotify backend) are pushed before they
 //! are answered, so that they are there before the exec that follows. [`Pipeline::take`] puts the
 //! batch in the order of the kernel's clock, so that a denial comes after the exec that it belongs
-//! to, and [`Pipeline::settle`] then states what the counters say was lost.
+//! to, and [`Pipeline::settle`] then states what the counters say was lost. Settling after a drain
+//! that did not empty the rings states the same counts, with looser bounds.
 
 use agent_ebpf::{Action, Header, Kind, Lane, Mode, RULE_NONE, RuleId, Stream, Verdict};
 use zerocopy::FromBytes as _;
@@ -16,7 +17,7 @@ use super::host::Host;
 use super::launches::Launches;
 use super::ocsf::{Ocsf, Outcome, Program, Story};
 use super::processes::{ExeFrom, Handle, Launch, Processes};
-use super::record::{Body, Record, decode};
+use super::record::{Body, Record, decode, lane_of};
 
 /// An agent as events name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,6 @@ pub trait Names {
 struct Entry {
     time: u64,
     order: u32,
-    lane: Lane,
     offset: usize,
     len: usize,
 }
@@ -67,14 +67,13 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds one record as it came from its lane.
-    pub fn push(&mut self, lane: Lane, record: &[u8]) {
+    /// Adds one record as it came from its ring.
+    pub fn push(&mut self, record: &[u8]) {
         let time = Header::read_from_prefix(record).map_or(0, |(header, _)| header.time);
         self.entries.push(Entry {
             time,
             // Only orders records of the same nanosecond.
             order: self.entries.len() as u32,
-            lane,
             offset: self.bytes.len(),
             len: record.len(),
         });
@@ -235,7 +234,7 @@ impl Pipeline {
             let bytes = &batch.bytes[entry.offset..entry.offset + entry.len];
             if let Ok((header, _)) = Header::read_from_prefix(bytes) {
                 self.gaps
-                    .saw(header.cpu, entry.lane, header.sequence, header.time);
+                    .saw(header.cpu, lane_of(&header), header.sequence, header.time);
             }
             match decode(bytes) {
                 Ok(record) => events += u64::from(self.tell(&record, names, out)),
@@ -313,11 +312,11 @@ impl Pipeline {
                 }
                 match record.verdict {
                     Verdict::Allowed => {
-                        self.launches.saw(header, record.hook, record.verdict, path);
+                        self.launches.saw(record, path);
                         return false;
                     }
                     Verdict::WouldDeny => {
-                        self.launches.saw(header, record.hook, record.verdict, path);
+                        self.launches.saw(record, path);
                     }
                     Verdict::Denied => self.launches.refused(header),
                 }
@@ -400,6 +399,7 @@ impl Pipeline {
         {
             judged.header.rule = chosen.exe.rule;
             judged.header.set = chosen.exe.set;
+            judged.reason = chosen.exe.reason;
         }
         let story = story(&self.processes, &judged, actor, names);
         let Some(now) = self.processes.get(actor).map(|p| p.image.clone()) else {

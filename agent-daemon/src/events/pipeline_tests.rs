@@ -56,7 +56,7 @@ impl Kernel {
     }
 
     fn header(&mut self, tgid: u32, action: Action, verdict: Verdict, hook: Hook) -> Header {
-        let lane = super::super::record::lane_of(verdict) as usize;
+        let lane = usize::from(verdict == Verdict::Allowed);
         self.sequence[lane] += 1;
         self.time += 1_000_001;
         Header {
@@ -82,12 +82,8 @@ impl Kernel {
         }
     }
 
-    fn push(&mut self, header: &Header) {
-        let verdict = Verdict::from_code(header.verdict).unwrap();
-        let record = std::mem::take(&mut self.record);
-        self.batch
-            .push(super::super::record::lane_of(verdict), &record);
-        self.record = record;
+    fn push(&mut self) {
+        self.batch.push(&self.record);
     }
 
     fn file(&mut self, tgid: u32, action: Action, verdict: Verdict, path: &[u8]) -> Header {
@@ -110,13 +106,13 @@ impl Kernel {
             ..FileBody::default()
         };
         encode_file(&mut self.record, header, &body, path);
-        self.push(header);
+        self.push();
     }
 
     fn peer(&mut self, tgid: u32, action: Action, verdict: Verdict, hook: Hook, body: PeerBody) {
         let header = self.header(tgid, action, verdict, hook);
         encode_fixed(&mut self.record, &header, Kind::Peer, body.as_bytes());
-        self.push(&header);
+        self.push();
     }
 
     fn fixed(&mut self, tgid: u32, kind: Kind, hook: Hook, body: &[u8]) {
@@ -124,7 +120,7 @@ impl Kernel {
         header.rule = 0;
         header.reason = 0;
         encode_fixed(&mut self.record, &header, kind, body);
-        self.push(&header);
+        self.push();
     }
 
     fn fork(&mut self, parent: u32, child: u32) {
@@ -149,7 +145,7 @@ impl Kernel {
             .flat_map(|a| a.bytes().chain(std::iter::once(0)))
             .collect();
         encode_exec(&mut self.record, &header, &body, filename.as_bytes(), &argv);
-        self.push(&header);
+        self.push();
     }
 
     fn exit(&mut self, tgid: u32, code: u32) {
@@ -250,7 +246,7 @@ fn every_kind_of_event_is_valid_ocsf() {
         for command in [5, 99] {
             let body = BpfBody { command, pad: 0 };
             encode_fixed(&mut kernel.record, &header, Kind::Bpf, body.as_bytes());
-            kernel.push(&header);
+            kernel.push();
         }
     }
     kernel.exec(11, "run", &["run"], true);
@@ -263,7 +259,7 @@ fn every_kind_of_event_is_valid_ocsf() {
     assert_eq!(classes.len(), 4);
 
     let mut out = Vec::new();
-    kernel.batch.push(Lane::Told, b"short");
+    kernel.batch.push(b"short");
     let taken = pipeline.take(&mut kernel.batch, &Fixed, &mut out);
     assert_eq!((taken.events, taken.undecodable), (1, 1));
     let mut counters = Stream {
@@ -406,7 +402,7 @@ fn a_denial_read_before_the_exec_that_it_follows_is_told_after_it() {
     let mut swapped = Batch::new();
     for entry in kernel.batch.entries.iter().rev() {
         let bytes = &kernel.batch.bytes[entry.offset..entry.offset + entry.len];
-        swapped.push(entry.lane, bytes);
+        swapped.push(bytes);
     }
     kernel.batch = swapped;
     let events = told(&mut pipeline, &mut kernel);
@@ -530,4 +526,32 @@ fn a_process_whose_birth_was_not_seen_is_read_from_proc_and_its_chain_says_that_
     assert_eq!(events[0]["unmapped"]["chain_cut"], true);
     assert_eq!(events[1]["process"]["file"]["path"], "/bin/ls");
     assert_eq!(events[1]["unmapped"]["exe_from"], "name");
+}
+
+#[test]
+#[ignore = "prints examples for the documentation"]
+fn samples() {
+    let (mut pipeline, mut kernel) = (pipeline(), Kernel::new());
+    kernel.enrol(10);
+    kernel.file(10, Action::Exec, Verdict::Allowed, b"/usr/bin/bash");
+    kernel.exec(
+        10,
+        "/usr/bin/bash",
+        &["bash", "-c", "curl -u me:pw h"],
+        false,
+    );
+    kernel.fork(10, 11);
+    kernel.file(11, Action::Exec, Verdict::Allowed, b"/usr/bin/cat");
+    kernel.exec(11, "cat", &["cat", "/home/u/.ssh/id"], false);
+    kernel.file(11, Action::Read, Verdict::Denied, b"/home/u/.ssh/id");
+    let tcp = v4([10, 1, 2, 3], 443, protocol::TCP);
+    kernel.peer(11, Action::Connect, Verdict::WouldDeny, Hook::Connect4, tcp);
+    kernel.exit(11, 256);
+    let mut out = Vec::new();
+    pipeline.take(&mut kernel.batch, &Fixed, &mut out);
+    let mut renderer = super::super::render::Renderer::new(Default::default(), false);
+    for line in out.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        println!("{}", String::from_utf8_lossy(line));
+        println!("{}", renderer.line(line).unwrap());
+    }
 }

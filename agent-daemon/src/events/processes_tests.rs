@@ -127,7 +127,7 @@ fn the_table_is_bounded_whatever_happens() {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        let parent = next - 1 - (random >> 33) as u32 % next.min(50).max(2) / 2;
+        let parent = next - 1 - (random >> 33) as u32 % next.clamp(2, 50) / 2;
         let child = fork(&mut table, parent, next);
         assert!(table.get(child).is_some());
         exec(&mut table, next, &format!("/bin/{next}"));

@@ -121,11 +121,12 @@ pub enum DecodeError {
     },
 }
 
-/// The lane that a record with this verdict travels in.
-pub const fn lane_of(verdict: Verdict) -> Lane {
-    match verdict {
-        Verdict::Denied | Verdict::WouldDeny => Lane::Denied,
-        Verdict::Allowed => Lane::Told,
+/// The lane that the kernel half sends a record in: told when it was allowed, else denied.
+pub const fn lane_of(header: &Header) -> Lane {
+    if header.verdict == Verdict::Allowed as u8 {
+        Lane::Told
+    } else {
+        Lane::Denied
     }
 }
 
@@ -189,9 +190,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         0 if !judged => Verdict::Allowed,
         verdict => code("verdict", verdict, Verdict::from_code)?,
     };
-    let reason = match header.reason {
-        0 if !judged => None,
-        reason => Some(code("reason", reason, Reason::from_code)?),
+    let reason = if judged {
+        Some(code("reason", header.reason, Reason::from_code)?)
+    } else {
+        None
     };
     let fits = match (kind, action) {
         (Kind::File, Action::Exec | Action::Read | Action::Write)

@@ -440,11 +440,8 @@ fn word_end(line: &str) -> usize {
         match quote {
             _ if escaped => escaped = false,
             None | Some('"') if c == '\\' => escaped = true,
-            Some(open) => {
-                if c == open {
-                    quote = None;
-                }
-            }
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
             None if c == '\'' || c == '"' => quote = Some(c),
             None if c.is_whitespace() => return at,
             None => {}
