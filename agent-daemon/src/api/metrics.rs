@@ -18,8 +18,6 @@ pub struct Metrics {
     ring_bytes: IntGaugeVec,
     generation: IntGauge,
     load_errors: IntCounter,
-    /// Held so that it stays registered.
-    start: Gauge,
 }
 
 /// A metric's name and help, or the closest that can be registered: names here are constants, so the
@@ -117,7 +115,7 @@ impl Metrics {
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         start.set(now.map_or(0.0, |now| now.as_secs_f64()));
-        Self { registry, actions, emitted, lost, ring_fill, ring_bytes, generation, load_errors, start }
+        Self { registry, actions, emitted, lost, ring_fill, ring_bytes, generation, load_errors }
     }
 
     /// Actions that were decided.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use agent_ebpf::{Agent, Facet, Lane, MAX_CGROUP_LEVEL, Mode, Task};
+use agent_ebpf::{Agent, Facet, MAX_CGROUP_LEVEL, Mode, Task};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -1049,7 +1049,7 @@ impl fanotify::Bounds for Bounds {
         }
     }
 
-    fn tell(&self, lane: Lane, record: &[u8]) {
-        self.inbox.put(lane, record);
+    fn tell(&self, record: &[u8]) {
+        self.inbox.put(record);
     }
 }

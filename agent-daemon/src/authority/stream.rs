@@ -54,15 +54,15 @@ pub enum StreamError {
 
 /// Records that the daemon makes itself.
 #[derive(Debug, Default)]
-pub struct Inbox(Mutex<Vec<(Lane, Vec<u8>)>>);
+pub struct Inbox(Mutex<Vec<Vec<u8>>>);
 
 impl Inbox {
     /// Adds a record; waits while there is no room.
-    pub fn put(&self, lane: Lane, record: &[u8]) {
+    pub fn put(&self, record: &[u8]) {
         loop {
             let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if waiting.len() < WAITING {
-                waiting.push((lane, record.to_vec()));
+                waiting.push(record.to_vec());
                 return;
             }
             drop(waiting);
@@ -70,7 +70,7 @@ impl Inbox {
         }
     }
 
-    fn take(&self, batch: &mut Vec<(Lane, Vec<u8>)>) {
+    fn take(&self, batch: &mut Vec<Vec<u8>>) {
         std::mem::swap(batch, &mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -203,12 +203,12 @@ impl Carrier {
     }
 
     /// Moves what waits into the batches of its agents' files.
-    fn gather(&mut self, own: &mut Vec<(Lane, Vec<u8>)>) -> crate::kernel::rings::Drained {
+    fn gather(&mut self, own: &mut Vec<Vec<u8>>) -> crate::kernel::rings::Drained {
         let Self { rings, ways, directory, config, .. } = self;
         let names = directory.read();
         let common = &config.file;
         let mut missing = None;
-        let mut put = |lane: Lane, bytes: &[u8]| {
+        let mut put = |bytes: &[u8]| {
             let header = Header::read_from_prefix(bytes).ok().map(|(header, _)| header);
             let file = header
                 .and_then(|header| names.agents.get(&header.agent))
@@ -219,12 +219,12 @@ impl Carrier {
             }
             let way = if ways.contains_key(file) { ways.get_mut(file) } else { ways.get_mut(common) };
             if let Some(way) = way {
-                way.batch.push(lane, bytes);
+                way.batch.push(bytes);
             }
         };
         let mut drained = crate::kernel::rings::Drained::default();
-        for (lane, record) in own.drain(..) {
-            put(lane, &record);
+        for record in own.drain(..) {
+            put(&record);
             drained.records += 1;
         }
         let from_rings = rings.drain(AT_ONCE, &mut put);

@@ -25,7 +25,7 @@ use std::{
 };
 
 use agent_ebpf::{
-    Action, Config, Decision, Facet, FileBody, Header, Hook, Kind, Lane, Reason, Task, Verdict,
+    Action, Config, Decision, Facet, FileBody, Header, Hook, Kind, Reason, Task, Verdict,
     decide_path,
 };
 use nix::{
@@ -36,7 +36,7 @@ use nix::{
     },
 };
 
-use super::{host, tables::Tables};
+use super::host;
 use crate::{events::encode_file, policy::HashedTables};
 
 const WORKERS: usize = 4;
@@ -94,7 +94,7 @@ pub trait Bounds: Send + Sync {
     /// The root that the agent was enrolled with; recorded at the first call.
     fn root(&self, agent: u32, seen: &Root) -> Root;
     /// Takes a record, before the opener goes on.
-    fn tell(&self, lane: Lane, record: &[u8]);
+    fn tell(&self, record: &[u8]);
 }
 
 /// A root folder and mount namespace.
@@ -487,8 +487,7 @@ impl Worker {
         };
         self.record.clear();
         encode_file(&mut self.record, &header, &body, &object.path);
-        let lane = if verdict == Verdict::Allowed { Lane::Told } else { Lane::Denied };
-        self.bounds.tell(lane, &self.record);
+        self.bounds.tell(&self.record);
         waiting.answer(match verdict {
             Verdict::Allowed | Verdict::WouldDeny => Response::FAN_ALLOW,
             Verdict::Denied => Response::FAN_DENY,

@@ -49,11 +49,11 @@ const fn class(key: &PeerKey) -> Class {
 }
 
 impl Reach for HashedTables {
-    fn place(&self, key: &PlaceKey) -> Option<PlaceCell> {
-        self.places.get(key).copied()
+    fn place(&self, key: &PlaceKey) -> Option<&PlaceCell> {
+        self.places.get(key)
     }
 
-    fn peer(&self, key: &PeerKey) -> Option<PeerCell> {
+    fn peer(&self, key: &PeerKey) -> Option<&PeerCell> {
         let address = u128::from_be_bytes(key.address);
         let lengths = self.lengths.get(&class(key))?;
         let fitting = lengths.iter().filter(|length| **length <= key.prefix_len);
@@ -66,7 +66,7 @@ impl Reach for HashedTables {
                     address: (address & mask.unwrap_or(0)).to_be_bytes(),
                     ..*key
                 };
-                self.peers.get(&shorter).copied()
+                self.peers.get(&shorter)
             })
             .next()
     }
