@@ -10,4 +10,5 @@ pub mod events;
 pub mod identity;
 pub mod kernel;
 pub mod policy;
+pub mod run;
 pub mod sinks;

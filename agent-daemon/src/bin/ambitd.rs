@@ -1,8 +1,6 @@
 //! `ambitd`: arguments in, the engine started, errors printed.
 
 use std::{
-    io::Write as _,
-    os::fd::{FromRawFd, OwnedFd},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -42,31 +40,27 @@ struct Arguments {
     /// End with the last agent (how `ambit run` starts it)
     #[arg(long)]
     on_demand: bool,
-    /// Descriptor on which to say that everything is in place, or why not
-    #[arg(long, value_name = "FD", hide = true)]
-    ready_fd: Option<i32>,
+    /// Say on standard output that everything is in place, or why not, then leave it alone
+    #[arg(long, hide = true)]
+    say_ready: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // SAFETY: `ambit run` made this descriptor for this process alone and names it once.
-    let ready = arguments.ready_fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    let mut ready = ready.map(std::fs::File::from);
-    match run(&arguments, &mut ready) {
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            match &mut ready {
-                Some(ready) => {
-                    let _ = writeln!(ready, "{error:#}");
-                }
-                None => eprintln!("ambitd: {error:#}"),
+            if arguments.say_ready {
+                println!("{error:#}");
+            } else {
+                eprintln!("ambitd: {error:#}");
             }
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: &Arguments, ready: &mut Option<std::fs::File>) -> Result<()> {
+fn run(arguments: &Arguments) -> Result<()> {
     host::require_root("ambitd")?;
     let config = Config::read(arguments.config.as_deref())?;
     let path = arguments
@@ -78,14 +72,13 @@ fn run(arguments: &Arguments, ready: &mut Option<std::fs::File>) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(arguments, config, path, ready))
+    runtime.block_on(serve(arguments, config, path))
 }
 
 async fn serve(
     arguments: &Arguments,
     config: Config,
     path: Option<PathBuf>,
-    ready: &mut Option<std::fs::File>,
 ) -> Result<()> {
     // Taken first: a port that is taken must not disturb what runs.
     let listener = match config.metrics().map_err(anyhow::Error::msg)? {
@@ -99,7 +92,7 @@ async fn serve(
     };
     let socket = config.socket();
     let engine = tokio::task::spawn_blocking(move || Engine::start(config, path)).await??;
-    let result = serve_engine(arguments, &engine, listener, &socket, ready).await;
+    let result = serve_engine(arguments, &engine, listener, &socket).await;
     if result.is_err() {
         engine.shut_down(false);
     }
@@ -111,7 +104,6 @@ async fn serve_engine(
     engine: &Arc<Engine>,
     listener: Option<TcpListener>,
     socket: &std::path::Path,
-    ready: &mut Option<std::fs::File>,
 ) -> Result<()> {
     let control = control::listen(socket)
         .with_context(|| format!("cannot listen at {}", socket.display()))?;
@@ -128,8 +120,10 @@ async fn serve_engine(
     let (changed, mut changes) = mpsc::channel(1);
     let _watcher = watch(engine, changed);
     let mut tick = tokio::time::interval(Duration::from_millis(200));
-    if let Some(mut ready) = ready.take() {
-        let _ = writeln!(ready, "ready");
+    if arguments.say_ready {
+        println!("ready");
+        let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+        nix::unistd::dup2_stdout(null).context("cannot leave standard output")?;
     } else {
         eprintln!("ambitd: in place; {}", engine.headline());
     }
