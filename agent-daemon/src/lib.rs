@@ -6,4 +6,5 @@
 pub mod events;
 pub mod kernel;
 pub mod policy;
+pub mod run;
 pub mod sinks;
