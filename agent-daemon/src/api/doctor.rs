@@ -14,6 +14,8 @@ pub struct Report {
     pub running: bool,
     /// True when the daemon took over programs that were pinned.
     pub adopted: bool,
+    /// Why LSM programs do not judge files, where they do not.
+    pub no_lsm: Option<String>,
     /// Per kind of action.
     pub actions: Vec<Row>,
     /// Every program.
@@ -106,10 +108,9 @@ impl Report {
                     action: name.to_owned(),
                     enforced_by: Some("fanotify".to_owned()),
                     observed_by: Some("fanotify".to_owned()),
-                    why: format!(
-                        "answered by the daemon, and ends with it; opens on marked file systems only \
-                         (never /proc, /sys, FUSE). No LSM: {lsm_why}"
-                    ),
+                    why: "answered by the daemon, and ends with it; opens on marked file systems only \
+                          (never /proc, /sys, FUSE)"
+                        .to_owned(),
                 },
                 None => Row {
                     action: name.to_owned(),
@@ -149,11 +150,12 @@ impl Report {
                 observed_by: Some(Hook::Bpf.name().to_owned()),
                 why: "no agent may call bpf(2)".to_owned(),
             },
-            Some(why) => Row {
+            Some(_) => Row {
                 action: "bpf".to_owned(),
                 enforced_by: None,
                 observed_by: None,
-                why: format!("not covered; an agent without CAP_BPF cannot use it. {why}"),
+                why: "not covered without LSM; an agent without CAP_BPF or CAP_SYS_ADMIN cannot use it"
+                    .to_owned(),
             },
         });
         let programs = coverage
@@ -170,6 +172,7 @@ impl Report {
             kernel: coverage.kernel,
             running,
             adopted: coverage.adopted,
+            no_lsm: coverage.no_lsm,
             actions,
             programs,
             metrics,
@@ -192,6 +195,9 @@ impl Report {
                 let _ = writeln!(text, "{name:<8} {value}");
             }
         }
+        if let Some(why) = &self.no_lsm {
+            let _ = writeln!(text, "no lsm   {}", why.lines().next().unwrap_or_default());
+        }
         if !self.marked.is_empty() {
             let _ = writeln!(text, "marked   {}", self.marked.join(" "));
         }
@@ -212,6 +218,7 @@ impl Report {
             let state = match &program.refused {
                 None if self.running => "attached",
                 None => "accepted",
+                Some(why) if self.no_lsm.as_ref() == Some(why) => "no lsm",
                 Some(why) => why.lines().next().unwrap_or_default(),
             };
             let _ = writeln!(text, "{:<hook$}  {count:>12}  {state}", program.hook);

@@ -236,6 +236,13 @@ impl Engine {
             .create(run)
             .map_err(failed("make the folder", run))?;
         let lock = lock(&run.join("lock"))?;
+        if let Some(folder) = config.events.file.parent().filter(|folder| !folder.exists()) {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(failed("make the folder", folder))?;
+        }
         let folder = if config.agents.is_empty() {
             None
         } else {

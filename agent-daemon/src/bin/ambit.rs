@@ -383,19 +383,17 @@ fn events(config: &Config, arguments: &EventsArguments) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     let mut tail = tail::Tail::open(file, tail::From::Oldest).with_context(missing)?;
-    let mut line = Vec::new();
+    let mut lines = Vec::new();
     loop {
-        while tail.read(&mut line).with_context(missing)? {
-            if let Some(text) = renderer.line(&line) {
-                if arguments.json {
-                    out.write_all(&line)?;
-                    if line.last() != Some(&b'\n') {
-                        out.write_all(b"\n")?;
-                    }
-                } else {
-                    writeln!(out, "{text}")?;
+        while tail.read(&mut lines).with_context(missing)? {
+            for line in lines.split_inclusive(|byte| *byte == b'\n') {
+                match renderer.line(line) {
+                    Some(_) if arguments.json => out.write_all(line)?,
+                    Some(text) => writeln!(out, "{text}")?,
+                    None => {}
                 }
             }
+            lines.clear();
         }
         out.flush()?;
         if !arguments.follow {

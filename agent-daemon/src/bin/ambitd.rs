@@ -118,7 +118,7 @@ async fn serve_engine(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (changed, mut changes) = mpsc::channel(1);
-    let _watcher = watch(engine, changed);
+    let _watcher = watch(engine, changed.clone());
     let mut tick = tokio::time::interval(Duration::from_millis(200));
     if arguments.say_ready {
         println!("ready");
@@ -128,13 +128,14 @@ async fn serve_engine(
         eprintln!("ambitd: in place; {}", engine.headline());
     }
     let mut idle_since: Option<tokio::time::Instant> = None;
+    // `changed` lives as long as this, so that a folder that is not watched is only quiet.
     let detach = loop {
         tokio::select! {
             _ = terminate.recv() => break false,
             _ = interrupt.recv() => break false,
             order = ordered.recv() => if order == Some(Order::Detach) { break true },
             _ = hangup.recv() => reload(engine).await,
-            _ = changes.recv() => {
+            Some(()) = changes.recv() => {
                 // Editors and rotations write more than once.
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 while changes.try_recv().is_ok() {}
