@@ -45,7 +45,12 @@ pub fn decided(header: &mut Header, action: Action, decision: Decision, verdict:
 /// Marks a record that only tells, and was never a question.
 #[inline(always)]
 pub fn happened(header: &mut Header) {
-    decided(header, Action::Exec, Decision::because(Reason::Permitted), Verdict::Allowed);
+    decided(
+        header,
+        Action::Exec,
+        Decision::because(Reason::Permitted),
+        Verdict::Allowed,
+    );
 }
 
 /// Sends a record of fixed size, which begins with its header.
@@ -65,7 +70,9 @@ pub unsafe fn send_bytes(record: *mut Header, size: u32) {
     let header = unsafe { &mut *record };
     header.size = size;
     let lane = lane(header.verdict);
-    let Some(stream) = STREAM.get_ptr_mut(lane as u32) else { return };
+    let Some(stream) = STREAM.get_ptr_mut(lane as u32) else {
+        return;
+    };
     header.sequence = next(stream);
     let ring = match lane {
         Lane::Denied => &raw const DENIED as *mut core::ffi::c_void,
@@ -80,14 +87,20 @@ pub unsafe fn send_bytes(record: *mut Header, size: u32) {
 /// Counts a record that could not even be made.
 #[inline(always)]
 pub fn lost(verdict: Verdict, kind: Kind) {
-    let Some(stream) = STREAM.get_ptr_mut(lane(verdict as u8) as u32) else { return };
+    let Some(stream) = STREAM.get_ptr_mut(lane(verdict as u8) as u32) else {
+        return;
+    };
     next(stream);
     count(stream, kind as u8);
 }
 
 #[inline(always)]
 const fn lane(verdict: u8) -> Lane {
-    if verdict == Verdict::Allowed as u8 { Lane::Told } else { Lane::Denied }
+    if verdict == Verdict::Allowed as u8 {
+        Lane::Told
+    } else {
+        Lane::Denied
+    }
 }
 
 /// The next number of a lane on this CPU. The add is atomic for programs that are preempted within it;

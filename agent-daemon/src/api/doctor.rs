@@ -83,12 +83,21 @@ struct FactProgram {
 impl Report {
     /// Draws the conclusions.
     pub fn of(facts: Facts, running: bool) -> Self {
-        let Facts { coverage, marked, attach, metrics } = facts;
+        let Facts {
+            coverage,
+            marked,
+            attach,
+            metrics,
+        } = facts;
         let refused = |hook: Hook| {
-            coverage.programs.iter().find(|p| p.hook == hook.name()).map_or_else(
-                || Some("there is no such program".to_owned()),
-                |program| program.refused.clone(),
-            )
+            coverage
+                .programs
+                .iter()
+                .find(|p| p.hook == hook.name())
+                .map_or_else(
+                    || Some("there is no such program".to_owned()),
+                    |program| program.refused.clone(),
+                )
         };
         let mut actions = Vec::new();
         let lsm_why = coverage.no_lsm.clone().unwrap_or_default();
@@ -131,9 +140,10 @@ impl Report {
                     action: name.to_owned(),
                     enforced_by: Some(both.clone()),
                     observed_by: Some(both),
-                    why: "in the kernel; goes on without the daemon; sockets of cgroups beneath the \
+                    why:
+                        "in the kernel; goes on without the daemon; sockets of cgroups beneath the \
                           attachment point"
-                        .to_owned(),
+                            .to_owned(),
                 },
                 (a, b) => Row {
                     action: name.to_owned(),
@@ -202,7 +212,11 @@ impl Report {
             let _ = writeln!(text, "marked   {}", self.marked.join(" "));
         }
         let width = |f: fn(&Row) -> &Option<String>| {
-            self.actions.iter().map(|row| f(row).as_deref().unwrap_or("nobody").len()).max().unwrap_or(0)
+            self.actions
+                .iter()
+                .map(|row| f(row).as_deref().unwrap_or("nobody").len())
+                .max()
+                .unwrap_or(0)
         };
         let enforced = width(|row| &row.enforced_by).max("enforced by".len());
         let _ = writeln!(text, "\n{:<8} {:<enforced$}  why", "action", "enforced by");
@@ -211,10 +225,21 @@ impl Report {
             let why = row.why.lines().next().unwrap_or_default();
             let _ = writeln!(text, "{:<8} {by:<enforced$}  {why}", row.action);
         }
-        let hook = self.programs.iter().map(|p| p.hook.len()).max().unwrap_or(0);
-        let _ = writeln!(text, "\n{:<hook$}  {:>12}  state", "program", "instructions");
+        let hook = self
+            .programs
+            .iter()
+            .map(|p| p.hook.len())
+            .max()
+            .unwrap_or(0);
+        let _ = writeln!(
+            text,
+            "\n{:<hook$}  {:>12}  state",
+            "program", "instructions"
+        );
         for program in &self.programs {
-            let count = program.verified_instructions.map_or("-".to_owned(), |n| n.to_string());
+            let count = program
+                .verified_instructions
+                .map_or("-".to_owned(), |n| n.to_string());
             let state = match &program.refused {
                 None if self.running => "attached",
                 None => "accepted",

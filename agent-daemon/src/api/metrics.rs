@@ -62,17 +62,26 @@ impl Metrics {
         let ring_fill = registered(
             r,
             GaugeVec::new(
-                Opts::new("ambit_ring_fill_ratio", "Share of a ring that waited when it was last drained"),
+                Opts::new(
+                    "ambit_ring_fill_ratio",
+                    "Share of a ring that waited when it was last drained",
+                ),
                 &["lane"],
             ),
         );
         let ring_bytes = registered(
             r,
-            IntGaugeVec::new(Opts::new("ambit_ring_size_bytes", "Size of a ring"), &["lane"]),
+            IntGaugeVec::new(
+                Opts::new("ambit_ring_size_bytes", "Size of a ring"),
+                &["lane"],
+            ),
         );
         let generation = registered(
             r,
-            IntGauge::new("ambit_policy_generation", "How often a policy folder was taken"),
+            IntGauge::new(
+                "ambit_policy_generation",
+                "How often a policy folder was taken",
+            ),
         );
         let load_errors = registered(
             r,
@@ -83,30 +92,49 @@ impl Metrics {
         );
         let start = registered(
             r,
-            Gauge::new("ambit_start_time_seconds", "When the daemon started, in seconds since 1970"),
+            Gauge::new(
+                "ambit_start_time_seconds",
+                "When the daemon started, in seconds since 1970",
+            ),
         );
         let info = registered(
             r,
             IntGaugeVec::new(
-                Opts::new("ambit_build_info", "Always 1; version, kernel and file backend as labels"),
+                Opts::new(
+                    "ambit_build_info",
+                    "Always 1; version, kernel and file backend as labels",
+                ),
                 &["version", "kernel", "backend"],
             ),
         );
         let hooks = registered(
             r,
             IntGaugeVec::new(
-                Opts::new("ambit_hook_attached", "1 when the hook is attached, 0 when it is missing"),
+                Opts::new(
+                    "ambit_hook_attached",
+                    "1 when the hook is attached, 0 when it is missing",
+                ),
                 &["hook"],
             ),
         );
-        let backend = coverage.files.map_or("none".to_owned(), |backend| backend.to_string());
-        info.with_label_values(&[env!("CARGO_PKG_VERSION"), coverage.kernel.as_str(), backend.as_str()])
-            .set(1);
+        let backend = coverage
+            .files
+            .map_or("none".to_owned(), |backend| backend.to_string());
+        info.with_label_values(&[
+            env!("CARGO_PKG_VERSION"),
+            coverage.kernel.as_str(),
+            backend.as_str(),
+        ])
+        .set(1);
         for program in &coverage.programs {
-            hooks.with_label_values(&[program.hook]).set(i64::from(program.refused.is_none()));
+            hooks
+                .with_label_values(&[program.hook])
+                .set(i64::from(program.refused.is_none()));
         }
         let by_fanotify = coverage.files == Some(crate::kernel::Backend::Fanotify);
-        hooks.with_label_values(&[Hook::Fanotify.name()]).set(i64::from(by_fanotify));
+        hooks
+            .with_label_values(&[Hook::Fanotify.name()])
+            .set(i64::from(by_fanotify));
         for reason in ["undecodable", "sink_file"] {
             lost.with_label_values(&[reason]);
         }
@@ -115,12 +143,23 @@ impl Metrics {
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         start.set(now.map_or(0.0, |now| now.as_secs_f64()));
-        Self { registry, actions, emitted, lost, ring_fill, ring_bytes, generation, load_errors }
+        Self {
+            registry,
+            actions,
+            emitted,
+            lost,
+            ring_fill,
+            ring_bytes,
+            generation,
+            load_errors,
+        }
     }
 
     /// Actions that were decided.
     pub fn action(&self, agent: &str, action: Action, verdict: Verdict, count: u64) {
-        self.actions.with_label_values(&[agent, action.name(), verdict.name()]).inc_by(count);
+        self.actions
+            .with_label_values(&[agent, action.name(), verdict.name()])
+            .inc_by(count);
     }
 
     /// Events handed to sinks.
@@ -131,7 +170,9 @@ impl Metrics {
     /// Records of a kind that found no room in a ring.
     pub fn lost_in_ring(&self, kind: &str, count: u64) {
         if count > 0 {
-            self.lost.with_label_values(&[ring(kind).as_str()]).inc_by(count);
+            self.lost
+                .with_label_values(&[ring(kind).as_str()])
+                .inc_by(count);
         }
     }
 
@@ -142,20 +183,27 @@ impl Metrics {
 
     /// Events that a sink could not keep.
     pub fn lost_in_sink(&self, sink: &str, count: u64) {
-        self.lost.with_label_values(&[format!("sink_{sink}").as_str()]).inc_by(count);
+        self.lost
+            .with_label_values(&[format!("sink_{sink}").as_str()])
+            .inc_by(count);
     }
 
     /// How full the rings were.
     pub fn ring_fill(&self, denied: u64, told: u64, (denied_bytes, told_bytes): (u64, u64)) {
         for (lane, fill, bytes) in [("denied", denied, denied_bytes), ("told", told, told_bytes)] {
-            self.ring_fill.with_label_values(&[lane]).set(fill as f64 / bytes.max(1) as f64);
-            self.ring_bytes.with_label_values(&[lane]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            self.ring_fill
+                .with_label_values(&[lane])
+                .set(fill as f64 / bytes.max(1) as f64);
+            self.ring_bytes
+                .with_label_values(&[lane])
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
     }
 
     /// The policy folder's generation.
     pub fn generation(&self, generation: u64) {
-        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
     /// A reload was refused.

@@ -222,7 +222,11 @@ impl Engine {
         host::require_root("ambitd")?;
         let host = Host::read()?;
         let hierarchy = host::cgroup2()?;
-        let attach = config.kernel.attach.clone().unwrap_or_else(|| hierarchy.clone());
+        let attach = config
+            .kernel
+            .attach
+            .clone()
+            .unwrap_or_else(|| hierarchy.clone());
         if !attach.starts_with(&hierarchy) || !attach.is_dir() {
             return Err(EngineError::Request(format!(
                 "kernel.attach = {attach:?} is not a cgroup beneath {}",
@@ -236,7 +240,12 @@ impl Engine {
             .create(run)
             .map_err(failed("make the folder", run))?;
         let lock = lock(&run.join("lock"))?;
-        if let Some(folder) = config.events.file.parent().filter(|folder| !folder.exists()) {
+        if let Some(folder) = config
+            .events
+            .file
+            .parent()
+            .filter(|folder| !folder.exists())
+        {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -246,7 +255,9 @@ impl Engine {
         let folder = if config.agents.is_empty() {
             None
         } else {
-            Some(Policies::check(&policy::read_folder(&config.policy.folder)?)?)
+            Some(Policies::check(&policy::read_folder(
+                &config.policy.folder,
+            )?)?)
         };
         let state = State::read(run).map_err(failed("read", &run.join(super::state::FILE)))?;
 
@@ -264,7 +275,9 @@ impl Engine {
             if !coverage.adopted {
                 let _ = load::remove_pins(&config.kernel.pins);
             }
-            return Err(EngineError::Backend(format!("kernel.backend is \"lsm\", and {why}")));
+            return Err(EngineError::Backend(format!(
+                "kernel.backend is \"lsm\", and {why}"
+            )));
         }
         let by_fanotify = coverage.files.is_none();
         if by_fanotify {
@@ -286,7 +299,9 @@ impl Engine {
             hierarchy,
             hash: loaded.config,
             inner: Mutex::new(Inner {
-                next_set: state.next_set.max(loaded.tables.sets().last().copied().unwrap_or(0) + 1),
+                next_set: state
+                    .next_set
+                    .max(loaded.tables.sets().last().copied().unwrap_or(0) + 1),
                 next_agent: state.next_agent.max(1),
                 generation: state.generation + u64::from(folder.is_some()),
                 tables: loaded.tables,
@@ -307,8 +322,14 @@ impl Engine {
             error
         };
         engine.restore(state).map_err(undo)?;
-        let stream = Stream::start(&maps, &engine.config.events, directory, inbox.clone(), metrics)
-            .map_err(|error| undo(error.into()))?;
+        let stream = Stream::start(
+            &maps,
+            &engine.config.events,
+            directory,
+            inbox.clone(),
+            metrics,
+        )
+        .map_err(|error| undo(error.into()))?;
         *lock_of(&engine.stream) = Some(stream);
         if by_fanotify {
             let bounds = Arc::new(Bounds {
@@ -337,7 +358,9 @@ impl Engine {
             let number = saved.number;
             if host::cgroup_id(&saved.cgroup).ok() == Some(saved.cgroup_id) {
                 let entry = saved.entry();
-                let lowered = self.policies_of(&entry.source).map(|p| self.lower(&p, &entry));
+                let lowered = self
+                    .policies_of(&entry.source)
+                    .map(|p| self.lower(&p, &entry));
                 match lowered {
                     Ok(lowered) => {
                         self.directory.write().agents.insert(number, entry);
@@ -351,8 +374,12 @@ impl Engine {
         }
         // What the kernel half knows and nobody else does is an agent whose cgroup is gone.
         let mut inner = self.inner();
-        let stale: Vec<(u64, u32)> =
-            inner.tables.cgroups().into_iter().filter(|(_, agent)| !known.contains(agent)).collect();
+        let stale: Vec<(u64, u32)> = inner
+            .tables
+            .cgroups()
+            .into_iter()
+            .filter(|(_, agent)| !known.contains(agent))
+            .collect();
         for (cgroup, agent) in stale {
             inner.tables.unbind(cgroup)?;
             inner.next_agent = inner.next_agent.max(agent + 1);
@@ -363,12 +390,17 @@ impl Engine {
     fn policies_of(&self, source: &Source) -> Result<Policies, EngineError> {
         match source {
             Source::Run { name, text } => {
-                let source = policy::Source { name: name.clone(), text: text.clone() };
+                let source = policy::Source {
+                    name: name.clone(),
+                    text: text.clone(),
+                };
                 Ok(Policies::check(&[source])?)
             }
-            Source::Folder => self.inner().folder.clone().ok_or_else(|| {
-                EngineError::Request("no policy folder has been read".to_owned())
-            }),
+            Source::Folder => {
+                self.inner().folder.clone().ok_or_else(|| {
+                    EngineError::Request("no policy folder has been read".to_owned())
+                })
+            }
         }
     }
 
@@ -384,17 +416,29 @@ impl Engine {
     /// What no agent may touch, whatever its policy says.
     fn protected(&self, entry: &AgentEntry) -> Vec<Protected> {
         const BINARY: &[Facet] = &[Facet::WriteFile, Facet::ExecProgram];
-        let whole = |path: &Path| Protected { path: path.to_path_buf(), beneath: true, facets: Facet::ALL };
+        let whole = |path: &Path| Protected {
+            path: path.to_path_buf(),
+            beneath: true,
+            facets: Facet::ALL,
+        };
         let mut paths = vec![
             whole(&self.config.daemon.run),
             whole(&self.config.kernel.pins),
             whole(&self.config.policy.folder),
-            whole(self.config_path.as_deref().unwrap_or(Path::new(crate::config::DEFAULT_PATH))),
+            whole(
+                self.config_path
+                    .as_deref()
+                    .unwrap_or(Path::new(crate::config::DEFAULT_PATH)),
+            ),
         ];
         if let Ok(own) = std::env::current_exe() {
             for name in ["ambit", "ambitd"] {
                 let path = own.with_file_name(name);
-                paths.push(Protected { path, beneath: false, facets: BINARY });
+                paths.push(Protected {
+                    path,
+                    beneath: false,
+                    facets: BINARY,
+                });
             }
         }
         let events = [Some(&self.config.events.file), entry.events.as_ref()];
@@ -413,8 +457,13 @@ impl Engine {
         let real: Vec<Protected> = paths
             .iter()
             .filter_map(|one| {
-                let path = fs::canonicalize(&one.path).ok().filter(|path| *path != one.path)?;
-                Some(Protected { path, ..one.clone() })
+                let path = fs::canonicalize(&one.path)
+                    .ok()
+                    .filter(|path| *path != one.path)?;
+                Some(Protected {
+                    path,
+                    ..one.clone()
+                })
             })
             .collect();
         paths.extend(real);
@@ -427,9 +476,15 @@ impl Engine {
         let mut inner = self.inner();
         let set = self.publish(&mut inner, lowered)?;
         let mut names = self.directory.write();
-        let Some(entry) = names.agents.get_mut(&number) else { return Ok(()) };
+        let Some(entry) = names.agents.get_mut(&number) else {
+            return Ok(());
+        };
         let old = std::mem::replace(&mut entry.set, set);
-        let agent = Agent { set, mode: entry.mode as u8, pad: [0; 3] };
+        let agent = Agent {
+            set,
+            mode: entry.mode as u8,
+            pad: [0; 3],
+        };
         inner.tables.set_agent(number, &agent)?;
         let level = host::cgroup_level(&self.hierarchy, &entry.cgroup)
             .filter(|level| *level <= MAX_CGROUP_LEVEL)
@@ -440,7 +495,12 @@ impl Engine {
                 ))
             })?;
         inner.tables.bind(entry.cgroup_id, level, number)?;
-        if old != 0 && old != set && !names.agents.values().any(|agent| !agent.ended && agent.set == old)
+        if old != 0
+            && old != set
+            && !names
+                .agents
+                .values()
+                .any(|agent| !agent.ended && agent.set == old)
         {
             inner.retiring.push((old, Instant::now()));
         }
@@ -461,14 +521,28 @@ impl Engine {
         }
         let collision = |error: policy::Collision| EngineError::Request(error.to_string());
         let hashed = Arc::new(HashedTables::new(&lowered, &self.hash).map_err(collision)?);
-        let places: Vec<_> =
-            lowered.keyed_places(&self.hash).map_err(collision)?.into_iter().collect();
-        let peers: Vec<_> = lowered.peers.iter().map(|(prefix, cell)| (prefix.key(), *cell)).collect();
+        let places: Vec<_> = lowered
+            .keyed_places(&self.hash)
+            .map_err(collision)?
+            .into_iter()
+            .collect();
+        let peers: Vec<_> = lowered
+            .peers
+            .iter()
+            .map(|(prefix, cell)| (prefix.key(), *cell))
+            .collect();
         let set = inner.next_set;
         inner.next_set += 1;
         inner.tables.publish(set, &places, &peers)?;
         let generation = inner.generation;
-        self.directory.write().sets.insert(set, SetEntry { lowered, hashed, generation });
+        self.directory.write().sets.insert(
+            set,
+            SetEntry {
+                lowered,
+                hashed,
+                generation,
+            },
+        );
         Ok(set)
     }
 
@@ -476,8 +550,12 @@ impl Engine {
     fn scan(&self) {
         let agents = lock_of(&self.agents).clone();
         for found in identity::find(&self.attach, &agents) {
-            let Some(agent) = agents.get(found.agent) else { continue };
-            let Ok(cgroup_id) = host::cgroup_id(&found.folder) else { continue };
+            let Some(agent) = agents.get(found.agent) else {
+                continue;
+            };
+            let Ok(cgroup_id) = host::cgroup_id(&found.folder) else {
+                continue;
+            };
             let bound = |entry: &AgentEntry| !entry.ended && entry.cgroup_id == cgroup_id;
             if self.directory.read().agents.values().any(bound) {
                 continue;
@@ -505,7 +583,9 @@ impl Engine {
         cgroup: PathBuf,
         cgroup_id: u64,
     ) -> AgentEntry {
-        let cgroup_path = cgroup.strip_prefix(&self.hierarchy).unwrap_or(Path::new(""));
+        let cgroup_path = cgroup
+            .strip_prefix(&self.hierarchy)
+            .unwrap_or(Path::new(""));
         AgentEntry {
             uid: uid(&name),
             instance: instance(),
@@ -563,14 +643,29 @@ impl Engine {
         let cgroup = parent.join(&leaf);
         fs::create_dir(&cgroup).map_err(failed("make the cgroup", &cgroup))?;
         let cgroup_id = host::cgroup_id(&cgroup).map_err(failed("look at", &cgroup))?;
-        let mode = if request.audit { Mode::Audit } else { Mode::Enforce };
-        let mut entry =
-            self.entry(name.to_string(), Vec::new(), mode, source, cgroup.clone(), cgroup_id);
+        let mode = if request.audit {
+            Mode::Audit
+        } else {
+            Mode::Enforce
+        };
+        let mut entry = self.entry(
+            name.to_string(),
+            Vec::new(),
+            mode,
+            source,
+            cgroup.clone(),
+            cgroup_id,
+        );
         entry.events = request.events.clone();
         entry.holders = 1;
         entry.pids_cgroup = bound_pids(&parent, &cgroup, &leaf, request.pids_max);
         let mut procs = vec![cgroup.join("cgroup.procs")];
-        procs.extend(entry.pids_cgroup.as_ref().map(|folder| folder.join("cgroup.procs")));
+        procs.extend(
+            entry
+                .pids_cgroup
+                .as_ref()
+                .map(|folder| folder.join("cgroup.procs")),
+        );
         let instance = entry.instance.clone();
         let pids = entry.pids_cgroup.clone();
         match self.begin(entry) {
@@ -578,7 +673,9 @@ impl Engine {
                 number,
                 instance,
                 procs,
-                events: request.events.unwrap_or_else(|| self.config.events.file.clone()),
+                events: request
+                    .events
+                    .unwrap_or_else(|| self.config.events.file.clone()),
             }),
             Err(error) => {
                 let _ = fs::remove_dir(&cgroup);
@@ -594,10 +691,20 @@ impl Engine {
         std::thread::sleep(Duration::from_millis(300));
         let names = self.directory.read();
         let Some(agent) = names.agents.get(&number) else {
-            return Finished { allowed: 0, denied: 0, audited: 0, suggestion: String::new() };
+            return Finished {
+                allowed: 0,
+                denied: 0,
+                audited: 0,
+                suggestion: String::new(),
+            };
         };
         let [allowed, denied, audited] = agent.counts;
-        Finished { allowed, denied, audited, suggestion: policy::suggest(&agent.attempts) }
+        Finished {
+            allowed,
+            denied,
+            audited,
+            suggestion: policy::suggest(&agent.attempts),
+        }
     }
 
     /// A connection of `ambit run` closed.
@@ -616,8 +723,11 @@ impl Engine {
             .iter()
             .filter(|(_, agent)| !agent.ended)
             .map(|(number, agent)| {
-                let mut pids: Vec<u32> =
-                    tasks.iter().filter(|(_, task)| task.agent == *number).map(|(pid, _)| *pid).collect();
+                let mut pids: Vec<u32> = tasks
+                    .iter()
+                    .filter(|(_, task)| task.agent == *number)
+                    .map(|(pid, _)| *pid)
+                    .collect();
                 pids.extend(processes(&agent.cgroup));
                 pids.sort_unstable();
                 pids.dedup();
@@ -645,15 +755,26 @@ impl Engine {
     pub fn stop_agent(&self, name: &str) -> Result<usize, EngineError> {
         let found: Vec<(u32, PathBuf)> = {
             let names = self.directory.read();
-            names.running(name).map(|(number, agent)| (number, agent.cgroup.clone())).collect()
+            names
+                .running(name)
+                .map(|(number, agent)| (number, agent.cgroup.clone()))
+                .collect()
         };
         if found.is_empty() {
             let names = self.directory.read();
-            let mut known: Vec<&str> =
-                names.agents.values().filter(|a| !a.ended).map(|a| a.name.as_str()).collect();
+            let mut known: Vec<&str> = names
+                .agents
+                .values()
+                .filter(|a| !a.ended)
+                .map(|a| a.name.as_str())
+                .collect();
             known.sort_unstable();
             known.dedup();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
             return Err(EngineError::Request(format!(
                 "no agent {name:?} runs; running agents: {known}"
             )));
@@ -661,7 +782,11 @@ impl Engine {
         for (number, cgroup) in &found {
             kill_all(cgroup, || {
                 let tasks = self.inner().tables.tasks();
-                tasks.into_iter().filter(|(_, task)| task.agent == *number).map(|(pid, _)| pid).collect()
+                tasks
+                    .into_iter()
+                    .filter(|(_, task)| task.agent == *number)
+                    .map(|(pid, _)| pid)
+                    .collect()
             });
         }
         Ok(found.len())
@@ -724,7 +849,9 @@ impl Engine {
                 .filter(|(number, agent)| match agent.source {
                     Source::Run { .. } => {
                         !populated(&agent.cgroup)
-                            && !tasks.iter().any(|(pid, t)| t.agent == **number && lives(*pid))
+                            && !tasks
+                                .iter()
+                                .any(|(pid, t)| t.agent == **number && lives(*pid))
                     }
                     Source::Folder => host::cgroup_id(&agent.cgroup).ok() != Some(agent.cgroup_id),
                 })
@@ -768,7 +895,9 @@ impl Engine {
     fn end(&self, number: u32) -> Result<(), EngineError> {
         let mut inner = self.inner();
         let mut names = self.directory.write();
-        let Some(agent) = names.agents.get_mut(&number) else { return Ok(()) };
+        let Some(agent) = names.agents.get_mut(&number) else {
+            return Ok(());
+        };
         agent.ended = true;
         inner.tables.unbind(agent.cgroup_id)?;
         inner.tables.remove_agent(number)?;
@@ -778,7 +907,11 @@ impl Engine {
             let _ = agent.pids_cgroup.as_ref().map(fs::remove_dir);
         }
         inner.ended.push((number, Instant::now()));
-        if !names.agents.values().any(|agent| !agent.ended && agent.set == set) {
+        if !names
+            .agents
+            .values()
+            .any(|agent| !agent.ended && agent.set == set)
+        {
             inner.retiring.push((set, Instant::now()));
         }
         drop(names);
@@ -790,15 +923,27 @@ impl Engine {
     /// True when there was an agent and none is left: an engine on demand may go.
     pub fn idle(&self) -> bool {
         self.had_agents.load(Ordering::SeqCst)
-            && !self.directory.read().agents.values().any(|agent| !agent.ended)
+            && !self
+                .directory
+                .read()
+                .agents
+                .values()
+                .any(|agent| !agent.ended)
     }
 
     fn save(&self) {
         let inner = self.inner();
-        let state =
-            State::of(&self.directory.read(), inner.next_agent, inner.next_set, inner.generation);
+        let state = State::of(
+            &self.directory.read(),
+            inner.next_agent,
+            inner.next_set,
+            inner.generation,
+        );
         if let Err(error) = state.write(&self.config.daemon.run) {
-            eprintln!("ambitd: the state could not be written to {}: {error}", self.config.daemon.run.display());
+            eprintln!(
+                "ambitd: the state could not be written to {}: {error}",
+                self.config.daemon.run.display()
+            );
         }
     }
 
@@ -810,7 +955,10 @@ impl Engine {
         let Ok(groups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
             return Ok(true); // gone, or not to be seen: not to be trusted
         };
-        let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+        let own = groups
+            .lines()
+            .find_map(|line| line.strip_prefix("0::"))
+            .unwrap_or("/");
         Ok(agent_of_cgroup(&self.directory, own).is_some())
     }
 
@@ -821,18 +969,27 @@ impl Engine {
 
     /// One line on what is in place.
     pub fn headline(&self) -> String {
-        let files = self.coverage.files.map_or("nobody".to_owned(), |backend| backend.to_string());
+        let files = self
+            .coverage
+            .files
+            .map_or("nobody".to_owned(), |backend| backend.to_string());
         format!(
             "files are judged by {files}, the network by cgroup programs at {}{}",
             self.attach.display(),
-            if self.coverage.adopted { "; pinned programs were taken over" } else { "" }
+            if self.coverage.adopted {
+                "; pinned programs were taken over"
+            } else {
+                ""
+            }
         )
     }
 
     /// For `ambit doctor`.
     pub fn summary(&self) -> Summary {
-        let marked =
-            lock_of(&self.fanotify).as_ref().map(|backend| backend.marked.clone()).unwrap_or_default();
+        let marked = lock_of(&self.fanotify)
+            .as_ref()
+            .map(|backend| backend.marked.clone())
+            .unwrap_or_default();
         Summary {
             coverage: self.coverage.clone(),
             marked,
@@ -840,14 +997,25 @@ impl Engine {
             metrics: lock_of(&self.metrics_address).clone(),
             events: self.config.events.file.clone(),
             generation: self.inner().generation,
-            agents: self.directory.read().agents.values().filter(|agent| !agent.ended).count(),
+            agents: self
+                .directory
+                .read()
+                .agents
+                .values()
+                .filter(|agent| !agent.ended)
+                .count(),
         }
     }
 
     /// Ends the threads. With agents still there the pinned programs stay and go on enforcing;
     /// otherwise, or with `detach`, everything is removed.
     pub fn shut_down(&self, detach: bool) {
-        let agents = self.directory.read().agents.values().any(|agent| !agent.ended);
+        let agents = self
+            .directory
+            .read()
+            .agents
+            .values()
+            .any(|agent| !agent.ended);
         if let Some(stream) = lock_of(&self.stream).take() {
             if detach || !agents {
                 // Nothing new begins; what is in the rings is still told.
@@ -859,8 +1027,12 @@ impl Engine {
         if detach || !agents {
             let folders: Vec<(PathBuf, Option<PathBuf>)> = {
                 let names = self.directory.read();
-                let made = names.agents.values().filter(|a| matches!(a.source, Source::Run { .. }));
-                made.map(|agent| (agent.cgroup.clone(), agent.pids_cgroup.clone())).collect()
+                let made = names
+                    .agents
+                    .values()
+                    .filter(|a| matches!(a.source, Source::Run { .. }));
+                made.map(|agent| (agent.cgroup.clone(), agent.pids_cgroup.clone()))
+                    .collect()
             };
             if let Err(error) = remove_all(&self.config, &self.attach) {
                 eprintln!("ambitd: {error}");
@@ -881,7 +1053,10 @@ pub fn remove_all(config: &Config, attach: &Path) -> Result<(), EngineError> {
     load::remove_pins(pins).map_err(failed("remove the pins in", pins))?;
     let parent = attach.join(&config.kernel.agents);
     if parent.is_dir() {
-        for entry in fs::read_dir(&parent).map_err(failed("read", &parent))?.filter_map(Result::ok) {
+        for entry in fs::read_dir(&parent)
+            .map_err(failed("read", &parent))?
+            .filter_map(Result::ok)
+        {
             if entry.path().is_dir() {
                 empty_and_remove(&entry.path())?;
             }
@@ -891,7 +1066,10 @@ pub fn remove_all(config: &Config, attach: &Path) -> Result<(), EngineError> {
     if let Some(pids) = host::pids_v1() {
         let folder = pids.join(&config.kernel.agents);
         if folder.is_dir() {
-            for entry in fs::read_dir(&folder).map_err(failed("read", &folder))?.filter_map(Result::ok) {
+            for entry in fs::read_dir(&folder)
+                .map_err(failed("read", &folder))?
+                .filter_map(Result::ok)
+            {
                 if entry.path().is_dir() {
                     empty_and_remove(&entry.path())?;
                 }
@@ -925,8 +1103,11 @@ fn lock(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, EngineError> {
         .mode(0o600)
         .open(path)
         .map_err(failed("open", path))?;
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
-        .map_err(|_| EngineError::Running { lock: path.to_path_buf() })
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
+        EngineError::Running {
+            lock: path.to_path_buf(),
+        }
+    })
 }
 
 fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -1031,7 +1212,10 @@ impl fanotify::Bounds for Bounds {
     }
 
     fn enrol(&self, tgid: u32, agent: u32) {
-        let task = Task { agent, ..Task::default() };
+        let task = Task {
+            agent,
+            ..Task::default()
+        };
         if let Err(error) = lock_of(&self.tables).enrol(tgid, &task) {
             eprintln!("ambitd: process {tgid} is judged by its cgroup only: {error}");
         }

@@ -6,5 +6,7 @@ mod state;
 mod stream;
 
 pub use directory::{AgentEntry, Directory, Source};
-pub use engine::{Engine, EngineError, Finished, RunRequest, Running, Started, Summary, remove_all};
+pub use engine::{
+    Engine, EngineError, Finished, RunRequest, Running, Started, Summary, remove_all,
+};
 pub use stream::Stream;

@@ -71,7 +71,10 @@ impl Inbox {
     }
 
     fn take(&self, batch: &mut Vec<Vec<u8>>) {
-        std::mem::swap(batch, &mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        std::mem::swap(
+            batch,
+            &mut self.0.lock().unwrap_or_else(PoisonError::into_inner),
+        );
     }
 }
 
@@ -111,8 +114,7 @@ impl Stream {
         metrics: Arc<Metrics>,
     ) -> Result<Self, StreamError> {
         let tables = Tables::open(maps)?;
-        let mut pipeline =
-            Pipeline::new(&Host::read()?, Processes::new(Box::new(SlashProc)));
+        let mut pipeline = Pipeline::new(&Host::read()?, Processes::new(Box::new(SlashProc)));
         let mut tasks = tables.tasks();
         tasks.sort_by_key(|(_, task)| task.start);
         for (tgid, task) in &tasks {
@@ -134,7 +136,10 @@ impl Stream {
         let thread = thread::Builder::new()
             .name("stream".to_owned())
             .spawn(move || carrier.run(&stop))?;
-        Ok(Self { stopping, thread: Some(thread) })
+        Ok(Self {
+            stopping,
+            thread: Some(thread),
+        })
     }
 
     /// Carries what is there and ends.
@@ -164,10 +169,18 @@ impl Carrier {
                 let began = boot_time();
                 self.inbox.take(&mut own);
                 let drained = self.gather(&mut own);
-                self.metrics.ring_fill(drained.denied_bytes, drained.told_bytes, self.rings.bytes());
+                self.metrics.ring_fill(
+                    drained.denied_bytes,
+                    drained.told_bytes,
+                    self.rings.bytes(),
+                );
                 // A record later than the drain's beginning may have an earlier one behind it in the
                 // other lane; it waits for the next round, unless nothing is left to wait for.
-                let until = if drained.records == 0 || last { u64::MAX } else { began };
+                let until = if drained.records == 0 || last {
+                    u64::MAX
+                } else {
+                    began
+                };
                 self.tell(until, &mut lines);
                 if drained.records == 0 {
                     break;
@@ -196,7 +209,11 @@ impl Carrier {
         let mut all = Vec::new();
         for lane in Lane::ALL {
             if let Ok(streams) = self.tables.stream(*lane) {
-                all.extend((0_u32..).zip(streams).map(|(cpu, stream)| (cpu, *lane, stream)));
+                all.extend(
+                    (0_u32..)
+                        .zip(streams)
+                        .map(|(cpu, stream)| (cpu, *lane, stream)),
+                );
             }
         }
         all
@@ -204,12 +221,20 @@ impl Carrier {
 
     /// Moves what waits into the batches of its agents' files.
     fn gather(&mut self, own: &mut Vec<Vec<u8>>) -> crate::kernel::rings::Drained {
-        let Self { rings, ways, directory, config, .. } = self;
+        let Self {
+            rings,
+            ways,
+            directory,
+            config,
+            ..
+        } = self;
         let names = directory.read();
         let common = &config.file;
         let mut missing = None;
         let mut put = |bytes: &[u8]| {
-            let header = Header::read_from_prefix(bytes).ok().map(|(header, _)| header);
+            let header = Header::read_from_prefix(bytes)
+                .ok()
+                .map(|(header, _)| header);
             let file = header
                 .and_then(|header| names.agents.get(&header.agent))
                 .and_then(|agent| agent.events.as_ref())
@@ -217,7 +242,11 @@ impl Carrier {
             if !ways.contains_key(file) {
                 missing = Some(file.clone());
             }
-            let way = if ways.contains_key(file) { ways.get_mut(file) } else { ways.get_mut(common) };
+            let way = if ways.contains_key(file) {
+                ways.get_mut(file)
+            } else {
+                ways.get_mut(common)
+            };
             if let Some(way) = way {
                 way.batch.push(bytes);
             }
@@ -235,7 +264,10 @@ impl Carrier {
         if let Some(file) = missing
             && let Err(error) = self.way(&file)
         {
-            eprintln!("ambitd: {error}; its events go to {}", self.config.file.display());
+            eprintln!(
+                "ambitd: {error}; its events go to {}",
+                self.config.file.display()
+            );
             // Not asked again for every record.
             let mut names = self.directory.write();
             for agent in names.agents.values_mut() {
@@ -253,14 +285,23 @@ impl Carrier {
             return Ok(());
         }
         let sink = FileSink::open(file, self.config.max_bytes, self.config.keep)?;
-        self.ways.insert(file.to_path_buf(), Way { batch: Batch::new(), sink, warned: false });
+        self.ways.insert(
+            file.to_path_buf(),
+            Way {
+                batch: Batch::new(),
+                sink,
+                warned: false,
+            },
+        );
         Ok(())
     }
 
     fn tell(&mut self, until: u64, lines: &mut Vec<u8>) {
         let files: Vec<PathBuf> = self.ways.keys().cloned().collect();
         for file in files {
-            let Some(way) = self.ways.get_mut(&file) else { continue };
+            let Some(way) = self.ways.get_mut(&file) else {
+                continue;
+            };
             if way.batch.is_empty() {
                 continue;
             }
@@ -273,7 +314,8 @@ impl Carrier {
             let counts = taken.counts.to_vec();
             for count in &counts {
                 if let Some(agent) = names.agents.get(&count.agent) {
-                    self.metrics.action(&agent.name, count.action, count.verdict, count.count);
+                    self.metrics
+                        .action(&agent.name, count.action, count.verdict, count.count);
                 }
             }
             drop(names);
@@ -296,7 +338,9 @@ impl Carrier {
         if events == 0 && lines.is_empty() {
             return;
         }
-        let Some(way) = self.ways.get_mut(file) else { return };
+        let Some(way) = self.ways.get_mut(file) else {
+            return;
+        };
         let before = way.sink.lost();
         let result = way.sink.write(lines, events);
         self.metrics.emitted(events);
@@ -315,7 +359,10 @@ impl Carrier {
         self.ways.retain(|file, way| {
             file == common
                 || !way.batch.is_empty()
-                || names.agents.values().any(|agent| agent.events.as_ref() == Some(file))
+                || names
+                    .agents
+                    .values()
+                    .any(|agent| agent.events.as_ref() == Some(file))
         });
     }
 }
@@ -340,7 +387,9 @@ fn remember(directory: &Directory, batch: &Batch) {
         if record.header.verdict != Verdict::WouldDeny as u8 {
             continue;
         }
-        let Some(action) = Action::from_code(record.header.action) else { continue };
+        let Some(action) = Action::from_code(record.header.action) else {
+            continue;
+        };
         let target = match record.body {
             Body::File { body, path } if !path.is_empty() => Some(Target::File {
                 path: PathBuf::from(std::ffi::OsStr::from_bytes(path)),
@@ -359,9 +408,17 @@ fn remember(directory: &Directory, batch: &Batch) {
     }
     let mut names = directory.write();
     for (number, action, target) in found {
-        let Some(agent) = names.agents.get_mut(&number) else { continue };
-        let Ok(name) = AgentName::parse(&agent.name) else { continue };
-        let attempt = Attempt { agent: name, action, target };
+        let Some(agent) = names.agents.get_mut(&number) else {
+            continue;
+        };
+        let Ok(name) = AgentName::parse(&agent.name) else {
+            continue;
+        };
+        let attempt = Attempt {
+            agent: name,
+            action,
+            target,
+        };
         if agent.attempts.len() < ATTEMPTS && !agent.attempts.contains(&attempt) {
             agent.attempts.push(attempt);
         }

@@ -93,12 +93,14 @@ enum Verb {
 }
 
 #[derive(Args)]
-#[command(after_help = "The command runs as the user who called sudo, in a session and a pseudo-terminal of its \
+#[command(
+    after_help = "The command runs as the user who called sudo, in a session and a pseudo-terminal of its \
     own, with no_new_privs. Its exit code is passed on; 126 and 127 say that it could not be run, and 125 \
     that Ambit itself failed.\n\nExamples:\n  \
     sudo ambit run --agent coder --policy coder.cedar -- claude\n  \
     sudo ambit run --agent ci --policy ci.cedar --user nobody -- ./build.sh\n  \
-    sudo ambit run --agent new --policy empty.cedar --audit -- ./tool > lines.cedar")]
+    sudo ambit run --agent new --policy empty.cedar --audit -- ./tool > lines.cedar"
+)]
 struct RunArguments {
     /// The agent's name in policies and events: letters, digits, `.`, `_`, `-`, at most 63
     #[arg(long, value_name = "NAME")]
@@ -187,7 +189,9 @@ fn code(number: i32) -> ExitCode {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn perform(cli: Cli) -> Result<ExitCode> {
@@ -201,8 +205,12 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Verb::Agents { json } => agents(&config()?, json)?,
         Verb::Events(arguments) => events(&config()?, &arguments)?,
         Verb::Doctor { json } => doctor(&config()?, json)?,
-        Verb::Policy { command: PolicyVerb::Check { json, files } } => return check(&files, json),
-        Verb::Policy { command: PolicyVerb::Schema } => {
+        Verb::Policy {
+            command: PolicyVerb::Check { json, files },
+        } => return check(&files, json),
+        Verb::Policy {
+            command: PolicyVerb::Schema,
+        } => {
             io::stdout().write_all(policy::SCHEMA.as_bytes())?;
         }
         Verb::Reload => {
@@ -269,7 +277,9 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
     }
     let outcome = prepared.start()?.wait()?;
     if arguments.audit {
-        let finished: Finished = client.ask(&Request::Finish { number: started.number })?;
+        let finished: Finished = client.ask(&Request::Finish {
+            number: started.number,
+        })?;
         let mut out = io::stderr().lock();
         writeln!(
             out,
@@ -290,7 +300,9 @@ fn engine(config: &Config, named: Option<&Path>) -> Result<Client> {
         Err(ControlError::Absent { .. }) => {}
         other => return Ok(other?),
     }
-    let daemon = std::env::current_exe().context("cannot find out where ambit is")?.with_file_name("ambitd");
+    let daemon = std::env::current_exe()
+        .context("cannot find out where ambit is")?
+        .with_file_name("ambitd");
     let log_path = config.daemon.run.join("engine.log");
     fs::create_dir_all(&config.daemon.run)
         .with_context(|| format!("cannot make {}", config.daemon.run.display()))?;
@@ -331,7 +343,9 @@ fn engine(config: &Config, named: Option<&Path>) -> Result<Client> {
 
 fn agents(config: &Config, json: bool) -> Result<()> {
     let agents: Vec<Running> = match connect(config) {
-        Err(error) if matches!(error.downcast_ref(), Some(ControlError::Absent { .. })) => Vec::new(),
+        Err(error) if matches!(error.downcast_ref(), Some(ControlError::Absent { .. })) => {
+            Vec::new()
+        }
         client => client?.ask(&Request::Agents)?,
     };
     let mut out = io::stdout().lock();
@@ -340,13 +354,20 @@ fn agents(config: &Config, json: bool) -> Result<()> {
         writeln!(out)?;
         return Ok(());
     }
-    let width = agents.iter().map(|agent| agent.name.len()).max().unwrap_or(0).max("AGENT".len());
+    let width = agents
+        .iter()
+        .map(|agent| agent.name.len())
+        .max()
+        .unwrap_or(0)
+        .max("AGENT".len());
     writeln!(
         out,
         "{:<width$}  {:<7}  {:>8}  {:>9}  {:>8}  {:>8}  PIDS",
         "AGENT", "MODE", "SINCE", "ALLOWED", "DENIED", "AUDIT"
     )?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs());
     for agent in agents {
         let pids: Vec<String> = agent.pids.iter().map(u32::to_string).collect();
         writeln!(
@@ -375,7 +396,10 @@ fn ago(seconds: u64) -> String {
 fn events(config: &Config, arguments: &EventsArguments) -> Result<()> {
     let file = arguments.file.as_ref().unwrap_or(&config.events.file);
     let missing = || format!("cannot read the events in {}", file.display());
-    let filter = render::Filter { agent: arguments.agent.clone(), denied: arguments.denied };
+    let filter = render::Filter {
+        agent: arguments.agent.clone(),
+        denied: arguments.denied,
+    };
     let mut out = io::stdout();
     let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut renderer = render::Renderer::new(filter, colour);
@@ -451,9 +475,17 @@ fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
                 writeln!(out)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            let width = report.iter().map(|kept| kept.rule.id.len()).max().unwrap_or(0);
+            let width = report
+                .iter()
+                .map(|kept| kept.rule.id.len())
+                .max()
+                .unwrap_or(0);
             for kept in &report {
-                writeln!(out, "{:<width$}  {}  ({})", kept.rule.id, kept.kept, kept.rule.place)?;
+                writeln!(
+                    out,
+                    "{:<width$}  {}  ({})",
+                    kept.rule.id, kept.kept, kept.rule.place
+                )?;
                 for warning in &kept.warnings {
                     writeln!(out, "{warning}")?;
                 }

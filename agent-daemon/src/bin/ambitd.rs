@@ -1,14 +1,12 @@
 //! `ambitd`: arguments in, the engine started, errors printed.
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use agent_daemon::{
-    api::{self, control::{self, Order}},
+    api::{
+        self,
+        control::{self, Order},
+    },
     authority::Engine,
     config::{Config, DEFAULT_PATH},
     kernel::host,
@@ -75,11 +73,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     runtime.block_on(serve(arguments, config, path))
 }
 
-async fn serve(
-    arguments: &Arguments,
-    config: Config,
-    path: Option<PathBuf>,
-) -> Result<()> {
+async fn serve(arguments: &Arguments, config: Config, path: Option<PathBuf>) -> Result<()> {
     // Taken first: a port that is taken must not disturb what runs.
     let listener = match config.metrics().map_err(anyhow::Error::msg)? {
         Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
@@ -110,7 +104,9 @@ async fn serve_engine(
     let (orders, mut ordered) = mpsc::channel(4);
     tokio::spawn(control::serve(control, engine.clone(), orders));
     if let Some(listener) = listener {
-        let address = listener.local_addr().context("the metrics socket has no address")?;
+        let address = listener
+            .local_addr()
+            .context("the metrics socket has no address")?;
         engine.set_metrics_address(address.to_string());
         tokio::spawn(api::serve(listener, engine.metrics.clone()));
     }
@@ -183,6 +179,8 @@ fn watch(engine: &Arc<Engine>, changed: mpsc::Sender<()>) -> Option<notify::Reco
         }
     })
     .ok()?;
-    watcher.watch(folder, notify::RecursiveMode::NonRecursive).ok()?;
+    watcher
+        .watch(folder, notify::RecursiveMode::NonRecursive)
+        .ok()?;
     Some(watcher)
 }

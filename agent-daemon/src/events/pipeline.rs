@@ -100,7 +100,9 @@ impl Batch {
 
     /// Every record in it.
     pub fn records(&self) -> impl Iterator<Item = &[u8]> {
-        self.entries.iter().map(|entry| &self.bytes[entry.offset..entry.offset + entry.len])
+        self.entries
+            .iter()
+            .map(|entry| &self.bytes[entry.offset..entry.offset + entry.len])
     }
 
     /// Puts the records in order and says how many are not later than `until`.

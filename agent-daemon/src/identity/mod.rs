@@ -28,13 +28,17 @@ pub fn find(attach: &Path, agents: &[AgentConfig]) -> Vec<Found> {
     }
     let mut folders = vec![(attach.to_path_buf(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        let Ok(entries) = fs::read_dir(&folder) else {
+            continue;
+        };
         for entry in entries.filter_map(Result::ok) {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
             let folder = entry.path();
-            let Ok(beneath) = folder.strip_prefix(attach) else { continue };
+            let Ok(beneath) = folder.strip_prefix(attach) else {
+                continue;
+            };
             match agents.iter().position(|agent| names(agent, beneath)) {
                 Some(agent) => found.push(Found { agent, folder }),
                 None if depth < MAX_DEPTH => folders.push((folder, depth + 1)),
@@ -48,9 +52,13 @@ pub fn find(attach: &Path, agents: &[AgentConfig]) -> Vec<Found> {
 
 fn names(agent: &AgentConfig, beneath: &Path) -> bool {
     if let Some(unit) = &agent.unit {
-        return beneath.file_name().is_some_and(|name| name.as_bytes() == unit.as_bytes());
+        return beneath
+            .file_name()
+            .is_some_and(|name| name.as_bytes() == unit.as_bytes());
     }
-    let Some(pattern) = &agent.cgroup else { return false };
+    let Some(pattern) = &agent.cgroup else {
+        return false;
+    };
     let mut wanted = Path::new(pattern.trim_start_matches('/')).components();
     let mut given = beneath.components();
     loop {
@@ -68,7 +76,10 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,
         (Some((b'*', rest)), _) => {
-            matches(rest, name) || name.split_first().is_some_and(|(_, name)| matches(pattern, name))
+            matches(rest, name)
+                || name
+                    .split_first()
+                    .is_some_and(|(_, name)| matches(pattern, name))
         }
         (Some((b'?', pattern)), Some((_, name))) => matches(pattern, name),
         (Some((wanted, pattern)), Some((given, name))) if wanted == given => matches(pattern, name),

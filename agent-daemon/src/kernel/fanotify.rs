@@ -44,16 +44,37 @@ const WORKERS: usize = 4;
 /// File systems that are the kernel's own windows; marking them would make the answerer wait for itself
 /// or says nothing about files. FUSE could block the answerer for ever.
 const UNMARKED: [&str; 22] = [
-    "proc", "sysfs", "cgroup", "cgroup2", "bpf", "tracefs", "debugfs", "securityfs", "devpts",
-    "mqueue", "pstore", "configfs", "fusectl", "binfmt_misc", "autofs", "rpc_pipefs", "hugetlbfs",
-    "nsfs", "efivarfs", "selinuxfs", "smackfs", "fuse",
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "bpf",
+    "tracefs",
+    "debugfs",
+    "securityfs",
+    "devpts",
+    "mqueue",
+    "pstore",
+    "configfs",
+    "fusectl",
+    "binfmt_misc",
+    "autofs",
+    "rpc_pipefs",
+    "hugetlbfs",
+    "nsfs",
+    "efivarfs",
+    "selinuxfs",
+    "smackfs",
+    "fuse",
 ];
 
 /// Why the backend cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FanotifyError {
     /// The kernel has no permission events, or the caller may not have them.
-    #[error("fanotify permission events are refused: {0}; they need CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y and CAP_SYS_ADMIN")]
+    #[error(
+        "fanotify permission events are refused: {0}; they need CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y and CAP_SYS_ADMIN"
+    )]
     Init(nix::Error),
     /// A file system could not be marked.
     #[error("cannot mark the file system at {path}: {source}")]
@@ -145,7 +166,10 @@ fn places(configured: &[PathBuf]) -> Result<Vec<PathBuf>, FanotifyError> {
                 && refused(&mount.kind)
             {
                 let kind = mount.kind.clone();
-                return Err(FanotifyError::Unmarkable { path: path.clone(), kind });
+                return Err(FanotifyError::Unmarkable {
+                    path: path.clone(),
+                    kind,
+                });
             }
         }
         return Ok(configured.to_vec());
@@ -161,18 +185,22 @@ fn places(configured: &[PathBuf]) -> Result<Vec<PathBuf>, FanotifyError> {
 
 impl Backend {
     /// Marks the file systems mounted at `configured`, or all that hold files, and begins to answer.
-    pub fn start(
-        configured: &[PathBuf],
-        bounds: Arc<dyn Bounds>,
-    ) -> Result<Self, FanotifyError> {
+    pub fn start(configured: &[PathBuf], bounds: Arc<dyn Bounds>) -> Result<Self, FanotifyError> {
         let group = Arc::new(group()?);
-        let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopping, answered) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let queue = Arc::new(Queue::default());
         for number in 0..WORKERS {
             let (queue, bounds) = (queue.clone(), bounds.clone());
             let config = bounds.config();
             spawn(&format!("judge-{number}"), move || {
-                let mut worker = Worker { bounds, config, record: Vec::new() };
+                let mut worker = Worker {
+                    bounds,
+                    config,
+                    record: Vec::new(),
+                };
                 while let Some((event, who)) = queue.take() {
                     worker.judge(event, &who);
                 }
@@ -190,7 +218,8 @@ impl Backend {
         // Marked last: from here on every open waits for the threads above.
         let mut marked = Vec::new();
         for path in places(configured)? {
-            let mask = MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
+            let mask =
+                MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
             match group.mark(flags, mask, nix::fcntl::AT_FDCWD, Some(&path)) {
                 Ok(()) => marked.push(path),
@@ -202,7 +231,12 @@ impl Backend {
                 }
             }
         }
-        Ok(Self { group, marked, stopping, answered })
+        Ok(Self {
+            group,
+            marked,
+            stopping,
+            answered,
+        })
     }
 
     /// How many opens were answered, bystanders' included.
@@ -215,9 +249,12 @@ impl Drop for Backend {
     fn drop(&mut self) {
         // Marks go first, so that nothing new waits; the threads answer the rest and end.
         for path in &self.marked {
-            let mask = MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
+            let mask =
+                MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
             let flags = MarkFlags::FAN_MARK_REMOVE | MarkFlags::FAN_MARK_FILESYSTEM;
-            let _ = self.group.mark(flags, mask, nix::fcntl::AT_FDCWD, Some(path));
+            let _ = self
+                .group
+                .mark(flags, mask, nix::fcntl::AT_FDCWD, Some(path));
         }
         self.stopping.store(true, Ordering::SeqCst);
     }
@@ -247,7 +284,9 @@ impl Waiting {
         self.answered = true;
         if let Some(fd) = self.event.fd() {
             // The opener may have been killed meanwhile; then there is nobody to answer.
-            let _ = self.group.write_response(FanotifyResponse::new(fd, response));
+            let _ = self
+                .group
+                .write_response(FanotifyResponse::new(fd, response));
         }
     }
 }
@@ -278,12 +317,19 @@ struct Queue {
 
 impl Queue {
     fn put(&self, event: Waiting, who: Who) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).0.push_back((event, who));
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .push_back((event, who));
         self.filled.notify_one();
     }
 
     fn close(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1 = true;
         self.filled.notify_all();
     }
 
@@ -296,7 +342,10 @@ impl Queue {
             if waiting.1 {
                 return None;
             }
-            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self
+                .filled
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -315,9 +364,15 @@ impl Reader {
         while !self.stopping.load(Ordering::SeqCst) {
             let mut ready = [PollFd::new(self.group.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut ready, PollTimeout::from(100_u8));
-            let Ok(events) = self.group.read_events() else { continue };
+            let Ok(events) = self.group.read_events() else {
+                continue;
+            };
             for event in events {
-                let waiting = Waiting { group: self.group.clone(), event, answered: false };
+                let waiting = Waiting {
+                    group: self.group.clone(),
+                    event,
+                    answered: false,
+                };
                 self.answered.fetch_add(1, Ordering::Relaxed);
                 match self.who(waiting.event.pid()) {
                     Ok(Some(who)) => self.queue.put(waiting, who),
@@ -342,10 +397,18 @@ impl Reader {
             Some(task) => task,
             None => {
                 let groups = fs::read_to_string(format!("/proc/{tgid}/cgroup"))?;
-                let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-                let Some(agent) = self.bounds.agent_of_cgroup(own) else { return Ok(None) };
+                let own = groups
+                    .lines()
+                    .find_map(|line| line.strip_prefix("0::"))
+                    .unwrap_or("/");
+                let Some(agent) = self.bounds.agent_of_cgroup(own) else {
+                    return Ok(None);
+                };
                 self.bounds.enrol(tgid, agent);
-                Task { agent, ..Task::default() }
+                Task {
+                    agent,
+                    ..Task::default()
+                }
             }
         };
         let mut comm = [0; 16];
@@ -353,12 +416,21 @@ impl Reader {
         let len = name.len().min(15);
         comm[..len].copy_from_slice(&name[..len]);
         let uid = number(&status, b"Uid:").unwrap_or(u32::MAX);
-        Ok(Some(Who { agent: task.agent, tgid, tid, uid, start: task.start, comm }))
+        Ok(Some(Who {
+            agent: task.agent,
+            tgid,
+            tid,
+            uid,
+            start: task.start,
+            comm,
+        }))
     }
 }
 
 fn field<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let line = status.split(|byte| *byte == b'\n').find(|line| line.starts_with(name))?;
+    let line = status
+        .split(|byte| *byte == b'\n')
+        .find(|line| line.starts_with(name))?;
     Some(line[name.len()..].trim_ascii())
 }
 
@@ -412,13 +484,20 @@ fn purpose(registers: &str) -> Purpose {
         .collect();
     let flags = match number {
         Some(call::EXECVE | call::EXECVEAT) => return Purpose::PartOfExec,
-        Some(call::CREAT) => return Purpose::Actions(WRITE, libc_flags(nix::libc::O_CREAT | nix::libc::O_WRONLY | nix::libc::O_TRUNC)),
+        Some(call::CREAT) => {
+            return Purpose::Actions(
+                WRITE,
+                libc_flags(nix::libc::O_CREAT | nix::libc::O_WRONLY | nix::libc::O_TRUNC),
+            );
+        }
         Some(call::OPEN) => arguments.get(1),
         Some(call::OPENAT) => arguments.get(2),
         // openat2 and io_uring keep their flags in memory, which another thread may change.
         _ => None,
     };
-    let Some(flags) = flags.map(|flags| *flags as u32) else { return Purpose::Actions(BOTH, 0) };
+    let Some(flags) = flags.map(|flags| *flags as u32) else {
+        return Purpose::Actions(BOTH, 0);
+    };
     let writes = flags & libc_flags(nix::libc::O_TRUNC) != 0;
     match flags & libc_flags(nix::libc::O_ACCMODE) {
         0 if !writes => Purpose::Actions(READ, flags),
@@ -445,7 +524,9 @@ impl Worker {
         };
         let object = self.object(fd, who);
         let reach = self.bounds.reach(who.agent);
-        let (set, mode) = reach.as_ref().map_or((0, 0), |(set, mode, _)| (*set, *mode));
+        let (set, mode) = reach
+            .as_ref()
+            .map_or((0, 0), |(set, mode, _)| (*set, *mode));
         let mut action = actions[0];
         let mut decision = Decision::because(Reason::NoPolicy);
         if let Some((_, _, tables)) = &reach {
@@ -498,18 +579,25 @@ impl Worker {
     fn object(&self, fd: BorrowedFd<'_>, who: &Who) -> Object {
         let mut object = Object::default();
         let link = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-        let Ok(path) = fs::read_link(&link) else { return object };
+        let Ok(path) = fs::read_link(&link) else {
+            return object;
+        };
         object.path = path.into_os_string().into_vec();
         if let Ok(stat) = fs::metadata(&link) {
             object.inode = stat.ino();
-            let (major, minor) = (stat.dev() >> 8 & 0xfff, stat.dev() & 0xff | stat.dev() >> 12 & 0xfff00);
+            let (major, minor) = (
+                stat.dev() >> 8 & 0xfff,
+                stat.dev() & 0xff | stat.dev() >> 12 & 0xfff00,
+            );
             object.device = (major << 20 | minor) as u32;
             object.is_dir = stat.is_dir();
             object.deleted = stat.nlink() == 0;
         } else {
             return object;
         }
-        let Some(seen) = root_of(who.tid) else { return object };
+        let Some(seen) = root_of(who.tid) else {
+            return object;
+        };
         let enrolled = self.bounds.root(who.agent, &seen);
         if seen != enrolled {
             object.unresolved = Some(Reason::RootChanged);
@@ -590,7 +678,10 @@ pub fn root_of(tid: u32) -> Option<Root> {
             .map(|path| path.into_os_string().into_vec())
     };
     let mount_ns = String::from_utf8(link("ns/mnt")?).ok()?;
-    Some(Root { mount_ns, path: link("root")? })
+    Some(Root {
+        mount_ns,
+        path: link("root")?,
+    })
 }
 
 /// Nanoseconds of `CLOCK_BOOTTIME`, as the hooks stamp records.
@@ -606,19 +697,32 @@ mod tests {
 
     #[test]
     fn tells_reading_from_writing_by_the_registers() {
-        let at = |flags: &str| purpose(&format!("257 0xffffff9c 0x7ffd {flags} 0x0 0x0 0x0 0x1 0x2\n"));
+        let at = |flags: &str| {
+            purpose(&format!(
+                "257 0xffffff9c 0x7ffd {flags} 0x0 0x0 0x0 0x1 0x2\n"
+            ))
+        };
         assert_eq!(at("0x80000"), Purpose::Actions(&[Action::Read], 0x80000));
         assert_eq!(at("0x80001"), Purpose::Actions(&[Action::Write], 0x80001));
-        assert_eq!(at("0x2"), Purpose::Actions(&[Action::Write, Action::Read], 2));
+        assert_eq!(
+            at("0x2"),
+            Purpose::Actions(&[Action::Write, Action::Read], 2)
+        );
         // O_RDONLY|O_TRUNC truncates.
-        assert_eq!(at("0x200"), Purpose::Actions(&[Action::Write, Action::Read], 0x200));
+        assert_eq!(
+            at("0x200"),
+            Purpose::Actions(&[Action::Write, Action::Read], 0x200)
+        );
         assert_eq!(purpose("59 0x1 0x2"), Purpose::PartOfExec);
     }
 
     #[test]
     fn what_cannot_be_told_counts_as_write() {
         let both: &[Action] = &[Action::Write, Action::Read];
-        assert_eq!(purpose("437 0xffffff9c 0x7ffd 0x7ffe 0x18"), Purpose::Actions(both, 0));
+        assert_eq!(
+            purpose("437 0xffffff9c 0x7ffd 0x7ffe 0x18"),
+            Purpose::Actions(both, 0)
+        );
         assert_eq!(purpose("426 0x3 0x1"), Purpose::Actions(both, 0));
         assert_eq!(purpose("running"), Purpose::Actions(both, 0));
         assert_eq!(purpose(""), Purpose::Actions(both, 0));

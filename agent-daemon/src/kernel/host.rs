@@ -77,17 +77,25 @@ impl Host {
             .map_err(|source| HostError::Read { path, source })?
             .trim()
             .to_owned();
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+        let mut numbers = release
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|n| n.parse().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if version < (5, 10) {
             return Err(HostError::TooOld { release });
         }
-        Ok(Self { release, version, lsm: lsm_list() })
+        Ok(Self {
+            release,
+            version,
+            lsm: lsm_list(),
+        })
     }
 
     /// True when BPF programs on LSM hooks would run: one attaches even where they do not.
     pub fn lsm_runs_bpf(&self) -> bool {
-        self.lsm.as_ref().is_ok_and(|names| names.iter().any(|name| name == "bpf"))
+        self.lsm
+            .as_ref()
+            .is_ok_and(|names| names.iter().any(|name| name == "bpf"))
     }
 }
 
@@ -103,7 +111,11 @@ fn lsm_list() -> Result<Vec<String>, String> {
 
 /// Refuses to go on without root.
 pub fn require_root(program: &'static str) -> Result<(), HostError> {
-    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(HostError::NotRoot { program }) }
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(HostError::NotRoot { program })
+    }
 }
 
 /// All mounts in this process's namespace.
@@ -119,12 +131,19 @@ fn parse_mount(line: &str) -> Option<Mount> {
     let mut left = left.split(' ');
     let device = left.nth(2)?.to_owned();
     let at = PathBuf::from(unescape(left.nth(1)?));
-    Some(Mount { device, at, kind: right.split(' ').next()?.to_owned() })
+    Some(Mount {
+        device,
+        at,
+        kind: right.split(' ').next()?.to_owned(),
+    })
 }
 
 /// Octal escapes of mountinfo: space, tab, newline and backslash.
 fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
 }
 
 /// The folder on which cgroup2 is mounted, in the unified or the hybrid layout.
@@ -142,7 +161,8 @@ pub fn pids_v1() -> Option<PathBuf> {
     text.lines()
         .filter(|line| {
             line.split_once(" - ").is_some_and(|(_, right)| {
-                right.starts_with("cgroup ") && right.rsplit(',').any(|o| o == "pids") || right.ends_with(" pids")
+                right.starts_with("cgroup ") && right.rsplit(',').any(|o| o == "pids")
+                    || right.ends_with(" pids")
             })
         })
         .find_map(|line| parse_mount(line).map(|mount| mount.at))
@@ -161,9 +181,12 @@ pub fn cgroup_level(root: &Path, folder: &Path) -> Option<u32> {
 
 /// Refuses a pin folder that is not on bpffs.
 pub fn require_bpffs(pins: &Path) -> Result<(), HostError> {
-    let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = pins
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
     let on_bpffs = nix::sys::statfs::statfs(existing)
-        .is_ok_and(|stat| i64::from(stat.filesystem_type().0) == BPF_FS_MAGIC);
+        .is_ok_and(|stat| stat.filesystem_type().0 == BPF_FS_MAGIC);
     if on_bpffs {
         return Ok(());
     }
@@ -172,7 +195,10 @@ pub fn require_bpffs(pins: &Path) -> Result<(), HostError> {
     } else {
         existing.to_path_buf()
     };
-    Err(HostError::NoBpffs { path: pins.to_path_buf(), mount })
+    Err(HostError::NoBpffs {
+        path: pins.to_path_buf(),
+        mount,
+    })
 }
 
 #[cfg(test)]
@@ -181,9 +207,13 @@ mod tests {
 
     #[test]
     fn reads_mountinfo_lines() {
-        let line = "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let line =
+            "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
         let mount = parse_mount(line).unwrap();
-        assert_eq!((mount.device.as_str(), mount.kind.as_str()), ("98:0", "ext3"));
+        assert_eq!(
+            (mount.device.as_str(), mount.kind.as_str()),
+            ("98:0", "ext3")
+        );
         assert_eq!(mount.at, Path::new("/mnt 2"));
         assert_eq!(parse_mount("nonsense"), None);
     }

@@ -27,8 +27,9 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-const MAPS: [&str; 9] =
-    ["CONFIG", "AGENTS", "CGROUPS", "TASKS", "PLACES", "PEERS", "DENIED", "TOLD", "STREAM"];
+const MAPS: [&str; 9] = [
+    "CONFIG", "AGENTS", "CGROUPS", "TASKS", "PLACES", "PEERS", "DENIED", "TOLD", "STREAM",
+];
 
 /// Where things attach and how large they are.
 #[derive(Debug, Clone)]
@@ -160,7 +161,9 @@ pub struct Coverage {
 impl Coverage {
     /// True when the program on this hook is attached.
     pub fn has(&self, hook: agent_ebpf::Hook) -> bool {
-        self.programs.iter().any(|p| p.hook == hook.name() && p.refused.is_none())
+        self.programs
+            .iter()
+            .any(|p| p.hook == hook.name() && p.refused.is_none())
     }
 }
 
@@ -184,9 +187,21 @@ enum Kind {
 const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 13] = {
     use agent_ebpf::Hook;
     [
-        ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
-        ("sched_exec", Hook::SchedExec, Kind::Trace("sched_process_exec")),
-        ("sched_exit", Hook::SchedExit, Kind::Trace("sched_process_exit")),
+        (
+            "sched_fork",
+            Hook::SchedFork,
+            Kind::Trace("sched_process_fork"),
+        ),
+        (
+            "sched_exec",
+            Hook::SchedExec,
+            Kind::Trace("sched_process_exec"),
+        ),
+        (
+            "sched_exit",
+            Hook::SchedExit,
+            Kind::Trace("sched_process_exit"),
+        ),
         ("connect4", Hook::Connect4, Kind::Cgroup),
         ("connect6", Hook::Connect6, Kind::Cgroup),
         ("sendmsg4", Hook::Sendmsg4, Kind::Cgroup),
@@ -194,8 +209,16 @@ const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 13] = {
         ("bind4", Hook::Bind4, Kind::Cgroup),
         ("bind6", Hook::Bind6, Kind::Cgroup),
         ("bpf_call", Hook::Bpf, Kind::Lsm("bpf")),
-        ("socket_connect", Hook::SocketConnect, Kind::Lsm("socket_connect")),
-        ("bprm_check", Hook::BprmCheck, Kind::Lsm("bprm_check_security")),
+        (
+            "socket_connect",
+            Hook::SocketConnect,
+            Kind::Lsm("socket_connect"),
+        ),
+        (
+            "bprm_check",
+            Hook::BprmCheck,
+            Kind::Lsm("bprm_check_security"),
+        ),
         ("file_open", Hook::FileOpen, Kind::Lsm("file_open")),
     ]
 };
@@ -206,9 +229,11 @@ pub fn load(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     let build = build_id();
     match pinned_build(&settings.pins) {
         Some(found) if found == build => adopt(host, settings),
-        Some(found) => {
-            Err(LoadError::OtherBuild { path: settings.pins.clone(), found, ours: build })
-        }
+        Some(found) => Err(LoadError::OtherBuild {
+            path: settings.pins.clone(),
+            found,
+            ours: build,
+        }),
         None => fresh(host, settings, &build),
     }
 }
@@ -236,15 +261,24 @@ pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
     let btf = Btf::of_kernel()?;
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
     let mut ebpf = object(host, settings, &btf, &aya_btf)?;
-    let attacher = Attacher { host, settings, btf: &aya_btf, links: &settings.pins };
+    let attacher = Attacher {
+        host,
+        settings,
+        btf: &aya_btf,
+        links: &settings.pins,
+    };
     let mut no_lsm = why_no_lsm(host, settings);
     let mut programs = Vec::new();
     for (name, hook, kind) in &PROGRAMS {
         let outcome = match (kind, &no_lsm) {
             (Kind::Lsm(_), Some(why)) => Err(why.clone()),
-            _ => attacher.check(&mut ebpf, name, kind).map_err(|error| explain(host, &error)),
+            _ => attacher
+                .check(&mut ebpf, name, kind)
+                .map_err(|error| explain(host, &error)),
         };
-        if let (Err(why), agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck) = (&outcome, hook) {
+        if let (Err(why), agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck) =
+            (&outcome, hook)
+        {
             no_lsm = Some(why.clone());
         }
         programs.push(Attached {
@@ -256,9 +290,17 @@ pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
     let files = if no_lsm.is_none() {
         Some(Backend::Lsm)
     } else {
-        super::fanotify::available().is_ok().then_some(Backend::Fanotify)
+        super::fanotify::available()
+            .is_ok()
+            .then_some(Backend::Fanotify)
     };
-    Ok(Coverage { kernel: host.release.clone(), files, no_lsm, programs, adopted: false })
+    Ok(Coverage {
+        kernel: host.release.clone(),
+        files,
+        no_lsm,
+        programs,
+        adopted: false,
+    })
 }
 
 fn why_no_lsm(host: &Host, settings: &Settings) -> Option<String> {
@@ -275,7 +317,12 @@ fn why_no_lsm(host: &Host, settings: &Settings) -> Option<String> {
 }
 
 /// The object with this kernel's offsets and this machine's sizes; its maps are made, nothing runs.
-fn object(host: &Host, settings: &Settings, btf: &Btf, aya_btf: &aya::Btf) -> Result<Ebpf, LoadError> {
+fn object(
+    host: &Host,
+    settings: &Settings,
+    btf: &Btf,
+    aya_btf: &aya::Btf,
+) -> Result<Ebpf, LoadError> {
     let offsets = resolve(btf)?;
     let kernel = facts(host, btf);
     EbpfLoader::new()
@@ -286,13 +333,18 @@ fn object(host: &Host, settings: &Settings, btf: &Btf, aya_btf: &aya::Btf) -> Re
         .map_max_entries("DENIED", settings.denied_bytes)
         .map_max_entries("TOLD", settings.told_bytes)
         .load(OBJECT)
-        .map_err(|source| LoadError::Object { release: host.release.clone(), source: Box::new(source) })
+        .map_err(|source| LoadError::Object {
+            release: host.release.clone(),
+            source: Box::new(source),
+        })
 }
 
 fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadError> {
     // What an interrupted start left behind is nobody's.
-    remove_pins(&settings.pins)
-        .map_err(|source| LoadError::Io { path: settings.pins.clone(), source })?;
+    remove_pins(&settings.pins).map_err(|source| LoadError::Io {
+        path: settings.pins.clone(),
+        source,
+    })?;
     let btf = Btf::of_kernel()?;
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
     let mut ebpf = object(host, settings, &btf, &aya_btf)?;
@@ -301,12 +353,17 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
 
     let (maps, links) = (settings.pins.join("maps"), settings.pins.join("links"));
     for folder in [&settings.pins, &maps, &links] {
-        fs::create_dir_all(folder)
-            .map_err(|source| LoadError::Io { path: folder.clone(), source })?;
+        fs::create_dir_all(folder).map_err(|source| LoadError::Io {
+            path: folder.clone(),
+            source,
+        })?;
     }
     for name in MAPS {
         let path = maps.join(name);
-        let pin = |what: String| LoadError::Pin { path: path.clone(), what };
+        let pin = |what: String| LoadError::Pin {
+            path: path.clone(),
+            what,
+        };
         ebpf.map(name)
             .ok_or_else(|| pin("the object has no such map".to_owned()))?
             .pin(&path)
@@ -322,7 +379,12 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
     };
     tables.set_config(&config)?;
 
-    let attacher = Attacher { host, settings, btf: &aya_btf, links: &links };
+    let attacher = Attacher {
+        host,
+        settings,
+        btf: &aya_btf,
+        links: &links,
+    };
     let mut programs = Vec::new();
     let mut no_lsm = why_no_lsm(host, settings);
     for (name, hook, kind) in &PROGRAMS {
@@ -337,11 +399,18 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         }
         match attacher.attach(&mut ebpf, name, kind) {
             Ok(verified_instructions) => {
-                programs.push(Attached { hook: hook.name(), verified_instructions, refused: None });
+                programs.push(Attached {
+                    hook: hook.name(),
+                    verified_instructions,
+                    refused: None,
+                });
             }
             Err(error) if is_lsm => {
                 let refused = explain(host, &error);
-                if matches!(hook, agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck) {
+                if matches!(
+                    hook,
+                    agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck
+                ) {
                     no_lsm = Some(refused.clone());
                 }
                 programs.push(Attached {
@@ -371,7 +440,11 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         adopted: false,
     };
     settle_files(&mut coverage, &links);
-    Ok(Loaded { tables, coverage, config })
+    Ok(Loaded {
+        tables,
+        coverage,
+        config,
+    })
 }
 
 /// LSM judges files when both of its programs are there; a half is withdrawn, so that nothing is
@@ -400,7 +473,10 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     let links = settings.pins.join("links");
     let mut names = BTreeMap::new();
     for info in aya::programs::loaded_programs().filter_map(Result::ok) {
-        names.insert(info.name_as_str().unwrap_or_default().to_owned(), verified(&info));
+        names.insert(
+            info.name_as_str().unwrap_or_default().to_owned(),
+            verified(&info),
+        );
     }
     let programs: Vec<Attached> = PROGRAMS
         .iter()
@@ -422,19 +498,26 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     if coverage.files.is_none() {
         coverage.no_lsm = Some("it was not attached when these programs were loaded".to_owned());
     }
-    Ok(Loaded { tables, coverage, config })
+    Ok(Loaded {
+        tables,
+        coverage,
+        config,
+    })
 }
 
 fn resolve(btf: &Btf) -> Result<Offsets, LoadError> {
     let offsets = Offsets::resolve(|owner, member| btf.offset(owner, member));
-    let missing: Vec<String> =
-        offsets
-            .missing()
-            // Gone since 6.1, where a helper takes its place.
-            .filter(|missing| *missing != ("cgroup", "ancestor_ids"))
-            .map(|(owner, member)| format!("struct {owner}.{member}"))
-            .collect();
-    if missing.is_empty() { Ok(offsets) } else { Err(LoadError::Offsets(missing.join(", "))) }
+    let missing: Vec<String> = offsets
+        .missing()
+        // Gone since 6.1, where a helper takes its place.
+        .filter(|missing| *missing != ("cgroup", "ancestor_ids"))
+        .map(|(owner, member)| format!("struct {owner}.{member}"))
+        .collect();
+    if missing.is_empty() {
+        Ok(offsets)
+    } else {
+        Err(LoadError::Offsets(missing.join(", ")))
+    }
 }
 
 fn facts(host: &Host, btf: &Btf) -> Kernel {
@@ -446,8 +529,15 @@ fn facts(host: &Host, btf: &Btf) -> Kernel {
         26
     };
     // The verdict so far follows the hook's own parameters.
-    let bpf_verdict = if btf.parameters("bpf_lsm_bpf") == Some(4) { 4 } else { 3 };
-    Kernel { backing_mode: 1 << bit, bpf_verdict }
+    let bpf_verdict = if btf.parameters("bpf_lsm_bpf") == Some(4) {
+        4
+    } else {
+        3
+    };
+    Kernel {
+        backing_mode: 1 << bit,
+        bpf_verdict,
+    }
 }
 
 /// Every pid that the kernel can give out, so that the table of tasks cannot overflow before it.
@@ -495,20 +585,31 @@ impl Attacher<'_> {
     /// Has the verifier check one program; returns what it counted.
     fn check(&self, ebpf: &mut Ebpf, name: &str, kind: &Kind) -> Result<Option<u32>, ProgramError> {
         let program = ebpf.program_mut(name).ok_or_else(|| {
-            ProgramError::IOError(io::Error::other(format!("the object has no program {name}")))
+            ProgramError::IOError(io::Error::other(format!(
+                "the object has no program {name}"
+            )))
         })?;
         match kind {
             Kind::Lsm(hook) => <&mut Lsm>::try_from(&mut *program)?.load(hook, self.btf)?,
-            Kind::Trace(point) => <&mut BtfTracePoint>::try_from(&mut *program)?.load(point, self.btf)?,
+            Kind::Trace(point) => {
+                <&mut BtfTracePoint>::try_from(&mut *program)?.load(point, self.btf)?
+            }
             Kind::Cgroup => <&mut CgroupSockAddr>::try_from(&mut *program)?.load()?,
         }
         Ok(program.info().ok().as_ref().and_then(verified))
     }
 
     /// Checks, attaches and pins one program; returns what the verifier counted.
-    fn attach(&self, ebpf: &mut Ebpf, name: &str, kind: &Kind) -> Result<Option<u32>, ProgramError> {
+    fn attach(
+        &self,
+        ebpf: &mut Ebpf,
+        name: &str,
+        kind: &Kind,
+    ) -> Result<Option<u32>, ProgramError> {
         let verified = self.check(ebpf, name, kind)?;
-        let Some(program) = ebpf.program_mut(name) else { return Ok(None) };
+        let Some(program) = ebpf.program_mut(name) else {
+            return Ok(None);
+        };
         let link: FdLink = match kind {
             Kind::Lsm(_) => {
                 let program: &mut Lsm = program.try_into()?;
@@ -522,7 +623,8 @@ impl Attacher<'_> {
             }
             Kind::Cgroup => {
                 let program: &mut CgroupSockAddr = program.try_into()?;
-                let cgroup = fs::File::open(&self.settings.attach).map_err(ProgramError::IOError)?;
+                let cgroup =
+                    fs::File::open(&self.settings.attach).map_err(ProgramError::IOError)?;
                 let id = program.attach(cgroup, CgroupAttachMode::Single)?;
                 let link = program.take_link(id)?;
                 link.try_into().map_err(|_| {
@@ -549,23 +651,35 @@ fn start_log(ebpf: &mut Ebpf) {
 /// Opens one pinned map.
 pub(super) fn open_map(maps: &Path, name: &str) -> Result<Map, TableError> {
     let path = maps.join(name);
-    let data = MapData::from_pin(&path)
-        .map_err(|source| TableError::Open { path: path.clone(), source: Box::new(source) })?;
-    Map::from_map_data(data).map_err(|source| TableError::Open { path, source: Box::new(source) })
+    let data = MapData::from_pin(&path).map_err(|source| TableError::Open {
+        path: path.clone(),
+        source: Box::new(source),
+    })?;
+    Map::from_map_data(data).map_err(|source| TableError::Open {
+        path,
+        source: Box::new(source),
+    })
 }
 
 /// Opens the table that holds the one [`Config`].
 pub(super) fn config_of(map: Map) -> Result<Array<MapData, Config>, TableError> {
-    Array::try_from(map).map_err(|source| TableError::Map { table: "CONFIG", source: Box::new(source) })
+    Array::try_from(map).map_err(|source| TableError::Map {
+        table: "CONFIG",
+        source: Box::new(source),
+    })
 }
 
 /// Removes a pin folder with everything in it. Programs end when their links' pins go.
 ///
 /// Links go first, then the mark of completeness, then the maps; a folder that does not exist is done.
 pub fn remove_pins(pins: &Path) -> io::Result<()> {
-    let Ok(entries) = fs::read_dir(pins) else { return Ok(()) };
-    let mut folders: Vec<PathBuf> =
-        entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    let Ok(entries) = fs::read_dir(pins) else {
+        return Ok(());
+    };
+    let mut folders: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect();
     folders.sort_by_key(|path| !path.ends_with("links"));
     for folder in folders {
         if folder.is_dir() {

@@ -1,6 +1,6 @@
 //! Programs: judged before they run, told when they do.
 
-use agent_ebpf::{Action, ARGV_MAX, ExecBody, Header, Hook, Kind, PATH_MAX};
+use agent_ebpf::{ARGV_MAX, Action, ExecBody, Header, Hook, Kind, PATH_MAX};
 use aya_ebpf::{
     helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
     programs::{BtfTracePointContext, LsmContext},
@@ -20,22 +20,31 @@ pub fn check(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
     let bprm: *const u8 = ctx.arg(0);
     // SAFETY: members of the program that is being loaded.
     let (file, flags) = unsafe {
         let file: *const u8 = member(bprm, &offsets().binprm_file);
         (file, member::<u32>(file, &offsets().file_flags))
     };
-    let wanted = Wanted { first: Action::Exec, then: None };
+    let wanted = Wanted {
+        first: Action::Exec,
+        then: None,
+    };
     file::judge(&actor, file, flags, wanted, Hook::BprmCheck)
 }
 
 /// `sched_process_exec(task, old_pid, bprm)`: the program is loaded, its arguments are on its stack.
 #[inline(always)]
 pub fn done(ctx: &BtfTracePointContext) -> i32 {
-    let Some(actor) = identity::current() else { return 0 };
-    let Some(record) = EXEC_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
+    let Some(record) = EXEC_SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
     let (task, bprm): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(2));
     // SAFETY: the element is this CPU's and no other run of this program is in it; members of the
     // task and program that the tracepoint passed.
@@ -49,14 +58,24 @@ pub fn done(ctx: &BtfTracePointContext) -> i32 {
         let filename: *const u8 = member(bprm, &offsets().binprm_filename);
         let interp: *const u8 = member(bprm, &offsets().binprm_interp);
         let mm: *const u8 = member(task, &offsets().task_mm);
-        let (start, end): (u64, u64) =
-            (member(mm, &offsets().mm_arg_start), member(mm, &offsets().mm_arg_end));
+        let (start, end): (u64, u64) = (
+            member(mm, &offsets().mm_arg_start),
+            member(mm, &offsets().mm_arg_end),
+        );
 
         let tail = (&raw mut (*record).tail).cast::<u8>();
         let named = bpf_probe_read_kernel_str(tail.cast(), PATH_MAX as u32, filename.cast());
-        let name_len = if named > 0 { (named as usize - 1) & (PATH_MAX - 1) } else { 0 };
+        let name_len = if named > 0 {
+            (named as usize - 1) & (PATH_MAX - 1)
+        } else {
+            0
+        };
         let total = end.saturating_sub(start);
-        let wanted = if total < ARGV_MAX as u64 { total as usize } else { ARGV_MAX };
+        let wanted = if total < ARGV_MAX as u64 {
+            total as usize
+        } else {
+            ARGV_MAX
+        };
         let wanted = wanted & (2 * ARGV_MAX - 1);
         let mut argv_len = 0;
         if wanted <= ARGV_MAX {
@@ -71,7 +90,11 @@ pub fn done(ctx: &BtfTracePointContext) -> i32 {
         (*record).body = ExecBody {
             filename_len: name_len as u32,
             argv_len: argv_len as u32,
-            argv_total: if total > u64::from(u32::MAX) { u32::MAX } else { total as u32 },
+            argv_total: if total > u64::from(u32::MAX) {
+                u32::MAX
+            } else {
+                total as u32
+            },
             is_script: u8::from(interp != filename),
             pad: [0; 3],
         };

@@ -2,9 +2,7 @@
 
 use agent_ebpf::{ExitBody, ForkBody, Header, Hook, Kind, Task};
 use aya_ebpf::{
-    bindings::BPF_ANY,
-    helpers::bpf_get_current_pid_tgid,
-    helpers::generated::bpf_send_signal,
+    bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid, helpers::generated::bpf_send_signal,
     programs::BtfTracePointContext,
 };
 
@@ -31,7 +29,9 @@ struct ExitRecord {
 /// `sched_process_fork(parent, child)`, before the child first runs: it belongs to its parent's agent.
 #[inline(always)]
 pub fn fork(ctx: &BtfTracePointContext) -> i32 {
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
     let child: *const u8 = ctx.arg(1);
     // SAFETY: a task that the tracepoint passed, and its members.
     let (tgid, start) = unsafe {
@@ -43,7 +43,10 @@ pub fn fork(ctx: &BtfTracePointContext) -> i32 {
     if tgid == actor.tgid {
         return 0; // a thread
     }
-    let mut task = Task { agent: actor.agent, ..Task::default() };
+    let mut task = Task {
+        agent: actor.agent,
+        ..Task::default()
+    };
     if let Some(parent) = actor.task() {
         task = *parent;
     }
@@ -56,7 +59,11 @@ pub fn fork(ctx: &BtfTracePointContext) -> i32 {
     }
     let mut record = ForkRecord {
         header: Header::default(),
-        body: ForkBody { child_start: start, child: tgid, pad: 0 },
+        body: ForkBody {
+            child_start: start,
+            child: tgid,
+            pad: 0,
+        },
     };
     emit::fill(&mut record.header, &actor, Kind::Fork, Hook::SchedFork);
     emit::happened(&mut record.header);
@@ -69,17 +76,25 @@ pub fn fork(ctx: &BtfTracePointContext) -> i32 {
 pub fn exit(ctx: &BtfTracePointContext) -> i32 {
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    let Some(actor) = identity::already(tgid, tid) else { return 0 };
+    let Some(actor) = identity::already(tgid, tid) else {
+        return 0;
+    };
     let task: *const u8 = ctx.arg(0);
     // SAFETY: the exiting task and its members.
     let (live, code) = unsafe {
         let signal: *const u8 = member(task, &offsets().task_signal);
-        (member::<i32>(signal, &offsets().signal_live), member::<u32>(task, &offsets().task_exit_code))
+        (
+            member::<i32>(signal, &offsets().signal_live),
+            member::<u32>(task, &offsets().task_exit_code),
+        )
     };
     if live > 0 {
         return 0;
     }
-    let mut record = ExitRecord { header: Header::default(), body: ExitBody { code, pad: 0 } };
+    let mut record = ExitRecord {
+        header: Header::default(),
+        body: ExitBody { code, pad: 0 },
+    };
     emit::fill(&mut record.header, &actor, Kind::Exit, Hook::SchedExit);
     // Two threads may both be the last; only one of them finds the entry.
     if TASKS.remove(&tgid).is_err() {
