@@ -5,10 +5,7 @@ use std::{env, path::Path};
 fn main() {
     println!("cargo::rerun-if-env-changed=AMBIT_BPF_OBJECT");
     let object = env::var("AMBIT_BPF_OBJECT").unwrap_or_else(|_| {
-        format!(
-            "{}/../target/ambit.bpf.o",
-            env::var("CARGO_MANIFEST_DIR").unwrap_or_default()
-        )
+        format!("{}/../target/ambit.bpf.o", env::var("CARGO_MANIFEST_DIR").unwrap_or_default())
     });
     println!("cargo::rerun-if-changed={object}");
     if !Path::new(&object).is_file() {

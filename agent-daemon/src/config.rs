@@ -128,10 +128,7 @@ pub struct DaemonConfig {
 
 impl Default for DaemonConfig {
     fn default() -> Self {
-        Self {
-            run: PathBuf::from("/run/ambit"),
-            metrics: "127.0.0.1:9464".to_owned(),
-        }
+        Self { run: PathBuf::from("/run/ambit"), metrics: "127.0.0.1:9464".to_owned() }
     }
 }
 
@@ -149,11 +146,7 @@ pub struct EventsConfig {
 
 impl Default for EventsConfig {
     fn default() -> Self {
-        Self {
-            file: PathBuf::from("/var/log/ambit/events.jsonl"),
-            max_bytes: 64 << 20,
-            keep: 8,
-        }
+        Self { file: PathBuf::from("/var/log/ambit/events.jsonl"), max_bytes: 64 << 20, keep: 8 }
     }
 }
 
@@ -167,9 +160,7 @@ pub struct PolicyConfig {
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        Self {
-            folder: PathBuf::from("/etc/ambit/policy"),
-        }
+        Self { folder: PathBuf::from("/etc/ambit/policy") }
     }
 }
 
@@ -215,10 +206,7 @@ impl Config {
     /// Reads the file that was named, or the default one; without either, the defaults.
     pub fn read(named: Option<&Path>) -> Result<Self, ConfigError> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
-        let failed = |source| ConfigError::Read {
-            path: path.to_path_buf(),
-            source,
-        };
+        let failed = |source| ConfigError::Read { path: path.to_path_buf(), source };
         let bytes = match fs::metadata(path) {
             Ok(found) => found.len(),
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
@@ -227,10 +215,7 @@ impl Config {
             Err(source) => return Err(failed(source)),
         };
         if bytes > MAX_BYTES {
-            return Err(ConfigError::Huge {
-                path: path.to_path_buf(),
-                bytes,
-            });
+            return Err(ConfigError::Huge { path: path.to_path_buf(), bytes });
         }
         Self::parse(path, &fs::read_to_string(path).map_err(failed)?)
     }
@@ -242,10 +227,7 @@ impl Config {
         })?;
         match config.check() {
             Ok(()) => Ok(config),
-            Err(what) => Err(ConfigError::Value {
-                path: path.to_path_buf(),
-                what,
-            }),
+            Err(what) => Err(ConfigError::Value { path: path.to_path_buf(), what }),
         }
     }
 
@@ -275,9 +257,7 @@ impl Config {
             ("kernel.told_ring_bytes", self.kernel.told_ring_bytes),
         ] {
             if !bytes.is_power_of_two() || bytes < 4096 {
-                return Err(format!(
-                    "{key} = {bytes}: write a power of two, at least 4096"
-                ));
+                return Err(format!("{key} = {bytes}: write a power of two, at least 4096"));
             }
         }
         if self.events.max_bytes < 4096 || self.events.keep == 0 {
@@ -348,10 +328,7 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_with_their_place() {
         let error = parse("[kernel]\nbackned = \"lsm\"\n").unwrap_err();
-        assert!(
-            error.contains("line 2") && error.contains("backned"),
-            "{error}"
-        );
+        assert!(error.contains("line 2") && error.contains("backned"), "{error}");
     }
 
     #[test]
@@ -360,10 +337,7 @@ mod tests {
             ("[events]\nfile = \"x\"", "absolute"),
             ("[daemon]\nmetrics = \"9464\"", "address with a port"),
             ("[kernel]\ntold_ring_bytes = 5000", "power of two"),
-            (
-                "[[agent]]\nname = \"a b\"\ncgroup = \"/x\"",
-                "cannot name an agent",
-            ),
+            ("[[agent]]\nname = \"a b\"\ncgroup = \"/x\"", "cannot name an agent"),
             ("[[agent]]\nname = \"a\"", "say where it runs"),
             ("[[agent]]\nname = \"a\"\nunit = \"coder\"", "coder.service"),
             ("[[agent]]\nname = \"a\"\ncgroup = \"x\"", "begin with"),

@@ -45,12 +45,7 @@ pub fn decided(header: &mut Header, action: Action, decision: Decision, verdict:
 /// Marks a record that only tells, and was never a question.
 #[inline(always)]
 pub fn happened(header: &mut Header) {
-    decided(
-        header,
-        Action::Exec,
-        Decision::because(Reason::Permitted),
-        Verdict::Allowed,
-    );
+    decided(header, Action::Exec, Decision::because(Reason::Permitted), Verdict::Allowed);
 }
 
 /// Sends a record of fixed size, which begins with its header.
@@ -96,11 +91,7 @@ pub fn lost(verdict: Verdict, kind: Kind) {
 
 #[inline(always)]
 const fn lane(verdict: u8) -> Lane {
-    if verdict == Verdict::Allowed as u8 {
-        Lane::Told
-    } else {
-        Lane::Denied
-    }
+    if verdict == Verdict::Allowed as u8 { Lane::Told } else { Lane::Denied }
 }
 
 /// The next number of a lane on this CPU. The add is atomic for programs that are preempted within it;

@@ -93,25 +93,13 @@ fn actor(config: &'static Config, task: *mut Task, tgid: u32, tid: u32) -> Actor
     // SAFETY: the daemon replaces entries whole; a stale one is as good for this action.
     let (set, mode) =
         unsafe { AGENTS.get(&agent) }.map_or((0, Mode::Enforce as u8), |a| (a.set, a.mode));
-    Actor {
-        config,
-        task,
-        tgid,
-        tid,
-        agent,
-        set,
-        mode,
-    }
+    Actor { config, task, tgid, tid, agent, set, mode }
 }
 
 /// The agent bound to the deepest of the current cgroup's ancestors.
 #[inline(never)]
 fn by_cgroup(levels: u64) -> Option<u32> {
-    let group = if known_offset(&offsets().cgroup_ancestor_ids) {
-        own_group()?
-    } else {
-        0
-    };
+    let group = if known_offset(&offsets().cgroup_ancestor_ids) { own_group()? } else { 0 };
     let mut found = None;
     for level in 0..=MAX_CGROUP_LEVEL {
         if levels & (1 << level) == 0 {
@@ -148,10 +136,7 @@ fn ancestor(group: u64, level: u32) -> u64 {
 fn own_group() -> Option<u64> {
     // SAFETY: a plain helper call.
     let task = unsafe { bpf_get_current_task() };
-    read(
-        read(task, &offsets().task_cgroups)?,
-        &offsets().css_set_group,
-    )
+    read(read(task, &offsets().task_cgroups)?, &offsets().css_set_group)
 }
 
 #[inline(always)]
@@ -168,35 +153,19 @@ fn known_offset(offset: &'static u32) -> bool {
 #[inline(always)]
 fn unbound(config: &'static Config, agent: u32, tgid: u32, tid: u32) -> Actor {
     let mode = Mode::Enforce as u8;
-    Actor {
-        config,
-        task: core::ptr::null_mut(),
-        tgid,
-        tid,
-        agent,
-        set: 0,
-        mode,
-    }
+    Actor { config, task: core::ptr::null_mut(), tgid, tid, agent, set: 0, mode }
 }
 
 /// Makes the current process the agent's for good, and tells it.
 #[inline(never)]
 fn enrol(agent: u32, tgid: u32, tid: u32) {
-    let task = Task {
-        agent,
-        ..Task::default()
-    };
+    let task = Task { agent, ..Task::default() };
     if TASKS.insert(&tgid, &task, BPF_ANY as u64).is_err() {
         return;
     }
     let Some(config) = CONFIG.get(0) else { return };
     let mut header = Header::default();
-    emit::fill(
-        &mut header,
-        &unbound(config, agent, tgid, tid),
-        Kind::Enrol,
-        Hook::SchedFork,
-    );
+    emit::fill(&mut header, &unbound(config, agent, tgid, tid), Kind::Enrol, Hook::SchedFork);
     emit::happened(&mut header);
     emit::send(&mut header);
 }

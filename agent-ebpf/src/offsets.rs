@@ -8,10 +8,7 @@ use agent_ebpf::{Kernel, Offsets};
 static OFFSETS: Offsets = Offsets::UNKNOWN;
 
 #[unsafe(no_mangle)]
-static KERNEL: Kernel = Kernel {
-    backing_mode: 0,
-    bpf_verdict: 3,
-};
+static KERNEL: Kernel = Kernel { backing_mode: 0, bpf_verdict: 3 };
 
 /// The offsets.
 #[inline(always)]

@@ -88,45 +88,30 @@ impl Client {
     /// Connects.
     pub fn connect(socket: &Path) -> Result<Self, ControlError> {
         match UnixStream::connect(socket) {
-            Ok(stream) => Ok(Self {
-                socket: socket.to_path_buf(),
-                stream: BufReader::new(stream),
-            }),
+            Ok(stream) => Ok(Self { socket: socket.to_path_buf(), stream: BufReader::new(stream) }),
             Err(error)
                 if matches!(
                     error.kind(),
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
                 ) =>
             {
-                Err(ControlError::Absent {
-                    socket: socket.to_path_buf(),
-                })
+                Err(ControlError::Absent { socket: socket.to_path_buf() })
             }
-            Err(source) => Err(ControlError::Io {
-                socket: socket.to_path_buf(),
-                source,
-            }),
+            Err(source) => Err(ControlError::Io { socket: socket.to_path_buf(), source }),
         }
     }
 
     /// Asks one question.
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ControlError> {
         let socket = self.socket.clone();
-        let failed = move |source| ControlError::Io {
-            socket: socket.clone(),
-            source,
-        };
-        let mut line = serde_json::to_vec(request)
-            .map_err(io::Error::other)
-            .map_err(&failed)?;
+        let failed = move |source| ControlError::Io { socket: socket.clone(), source };
+        let mut line = serde_json::to_vec(request).map_err(io::Error::other).map_err(&failed)?;
         line.push(b'\n');
         self.stream.get_mut().write_all(&line).map_err(&failed)?;
         let mut answer = String::new();
         self.stream.read_line(&mut answer).map_err(&failed)?;
         if answer.is_empty() {
-            return Err(failed(io::Error::other(
-                "it closed the connection without an answer",
-            )));
+            return Err(failed(io::Error::other("it closed the connection without an answer")));
         }
         let answer: Result<serde_json::Value, String> = serde_json::from_str(&answer)
             .map_err(|error| ControlError::Unknown(error.to_string()))?;
@@ -173,9 +158,7 @@ async fn answer(stream: tokio::net::UnixStream, engine: Arc<Engine>, orders: mps
         Some((0, Some(pid))) => {
             let engine = engine.clone();
             let pid = pid.unsigned_abs();
-            tokio::task::spawn_blocking(move || engine.is_agent(pid))
-                .await
-                .ok()
+            tokio::task::spawn_blocking(move || engine.is_agent(pid)).await.ok()
         }
         _ => None,
     };

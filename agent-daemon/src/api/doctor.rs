@@ -83,21 +83,12 @@ struct FactProgram {
 impl Report {
     /// Draws the conclusions.
     pub fn of(facts: Facts, running: bool) -> Self {
-        let Facts {
-            coverage,
-            marked,
-            attach,
-            metrics,
-        } = facts;
+        let Facts { coverage, marked, attach, metrics } = facts;
         let refused = |hook: Hook| {
-            coverage
-                .programs
-                .iter()
-                .find(|p| p.hook == hook.name())
-                .map_or_else(
-                    || Some("there is no such program".to_owned()),
-                    |program| program.refused.clone(),
-                )
+            coverage.programs.iter().find(|p| p.hook == hook.name()).map_or_else(
+                || Some("there is no such program".to_owned()),
+                |program| program.refused.clone(),
+            )
         };
         let mut actions = Vec::new();
         let lsm_why = coverage.no_lsm.clone().unwrap_or_default();
@@ -225,21 +216,10 @@ impl Report {
             let why = row.why.lines().next().unwrap_or_default();
             let _ = writeln!(text, "{:<8} {by:<enforced$}  {why}", row.action);
         }
-        let hook = self
-            .programs
-            .iter()
-            .map(|p| p.hook.len())
-            .max()
-            .unwrap_or(0);
-        let _ = writeln!(
-            text,
-            "\n{:<hook$}  {:>12}  state",
-            "program", "instructions"
-        );
+        let hook = self.programs.iter().map(|p| p.hook.len()).max().unwrap_or(0);
+        let _ = writeln!(text, "\n{:<hook$}  {:>12}  state", "program", "instructions");
         for program in &self.programs {
-            let count = program
-                .verified_instructions
-                .map_or("-".to_owned(), |n| n.to_string());
+            let count = program.verified_instructions.map_or("-".to_owned(), |n| n.to_string());
             let state = match &program.refused {
                 None if self.running => "attached",
                 None => "accepted",

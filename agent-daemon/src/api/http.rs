@@ -16,8 +16,7 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> std::io::Res
             ([(CONTENT_TYPE, kind)], metrics.text()).into_response()
         }
     };
-    let router = Router::new()
-        .route("/metrics", get(text))
-        .route("/healthz", get(|| async { "ok\n" }));
+    let router =
+        Router::new().route("/metrics", get(text)).route("/healthz", get(|| async { "ok\n" }));
     axum::serve(listener, router).await
 }

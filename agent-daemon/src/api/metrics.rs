@@ -55,10 +55,8 @@ impl Metrics {
             "Events that could not be delivered, by reason",
             &["reason"],
         );
-        let emitted = registered(
-            r,
-            IntCounter::new("ambit_events_emitted_total", "Events handed to sinks"),
-        );
+        let emitted =
+            registered(r, IntCounter::new("ambit_events_emitted_total", "Events handed to sinks"));
         let ring_fill = registered(
             r,
             GaugeVec::new(
@@ -71,17 +69,11 @@ impl Metrics {
         );
         let ring_bytes = registered(
             r,
-            IntGaugeVec::new(
-                Opts::new("ambit_ring_size_bytes", "Size of a ring"),
-                &["lane"],
-            ),
+            IntGaugeVec::new(Opts::new("ambit_ring_size_bytes", "Size of a ring"), &["lane"]),
         );
         let generation = registered(
             r,
-            IntGauge::new(
-                "ambit_policy_generation",
-                "How often a policy folder was taken",
-            ),
+            IntGauge::new("ambit_policy_generation", "How often a policy folder was taken"),
         );
         let load_errors = registered(
             r,
@@ -117,9 +109,7 @@ impl Metrics {
                 &["hook"],
             ),
         );
-        let backend = coverage
-            .files
-            .map_or("none".to_owned(), |backend| backend.to_string());
+        let backend = coverage.files.map_or("none".to_owned(), |backend| backend.to_string());
         info.with_label_values(&[
             env!("CARGO_PKG_VERSION"),
             coverage.kernel.as_str(),
@@ -127,14 +117,10 @@ impl Metrics {
         ])
         .set(1);
         for program in &coverage.programs {
-            hooks
-                .with_label_values(&[program.hook])
-                .set(i64::from(program.refused.is_none()));
+            hooks.with_label_values(&[program.hook]).set(i64::from(program.refused.is_none()));
         }
         let by_fanotify = coverage.files == Some(crate::kernel::Backend::Fanotify);
-        hooks
-            .with_label_values(&[Hook::Fanotify.name()])
-            .set(i64::from(by_fanotify));
+        hooks.with_label_values(&[Hook::Fanotify.name()]).set(i64::from(by_fanotify));
         for reason in ["undecodable", "sink_file"] {
             lost.with_label_values(&[reason]);
         }
@@ -143,23 +129,12 @@ impl Metrics {
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         start.set(now.map_or(0.0, |now| now.as_secs_f64()));
-        Self {
-            registry,
-            actions,
-            emitted,
-            lost,
-            ring_fill,
-            ring_bytes,
-            generation,
-            load_errors,
-        }
+        Self { registry, actions, emitted, lost, ring_fill, ring_bytes, generation, load_errors }
     }
 
     /// Actions that were decided.
     pub fn action(&self, agent: &str, action: Action, verdict: Verdict, count: u64) {
-        self.actions
-            .with_label_values(&[agent, action.name(), verdict.name()])
-            .inc_by(count);
+        self.actions.with_label_values(&[agent, action.name(), verdict.name()]).inc_by(count);
     }
 
     /// Events handed to sinks.
@@ -170,9 +145,7 @@ impl Metrics {
     /// Records of a kind that found no room in a ring.
     pub fn lost_in_ring(&self, kind: &str, count: u64) {
         if count > 0 {
-            self.lost
-                .with_label_values(&[ring(kind).as_str()])
-                .inc_by(count);
+            self.lost.with_label_values(&[ring(kind).as_str()]).inc_by(count);
         }
     }
 
@@ -183,17 +156,13 @@ impl Metrics {
 
     /// Events that a sink could not keep.
     pub fn lost_in_sink(&self, sink: &str, count: u64) {
-        self.lost
-            .with_label_values(&[format!("sink_{sink}").as_str()])
-            .inc_by(count);
+        self.lost.with_label_values(&[format!("sink_{sink}").as_str()]).inc_by(count);
     }
 
     /// How full the rings were.
     pub fn ring_fill(&self, denied: u64, told: u64, (denied_bytes, told_bytes): (u64, u64)) {
         for (lane, fill, bytes) in [("denied", denied, denied_bytes), ("told", told, told_bytes)] {
-            self.ring_fill
-                .with_label_values(&[lane])
-                .set(fill as f64 / bytes.max(1) as f64);
+            self.ring_fill.with_label_values(&[lane]).set(fill as f64 / bytes.max(1) as f64);
             self.ring_bytes
                 .with_label_values(&[lane])
                 .set(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -202,8 +171,7 @@ impl Metrics {
 
     /// The policy folder's generation.
     pub fn generation(&self, generation: u64) {
-        self.generation
-            .set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
     /// A reload was refused.

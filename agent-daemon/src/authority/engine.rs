@@ -1,6 +1,7 @@
 //! The engine: agents begin, their policy is swapped, they end; everything else asks it.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -34,6 +35,9 @@ use crate::{
 
 /// How long a policy set outlives its last agent, so that no hook still works with it.
 const RETIRE: Duration = Duration::from_secs(5);
+/// What a daemon answers that is about to end.
+pub const CLOSING: &str = "ambitd is about to end; ask again";
+
 /// How long names of what has ended are kept for events on their way.
 const REMEMBER: Duration = Duration::from_secs(30);
 
@@ -72,6 +76,9 @@ pub enum EngineError {
         /// The lock.
         lock: PathBuf,
     },
+    /// The daemon is about to end; another may be started.
+    #[error("{CLOSING}")]
+    Closing,
     /// A request makes no sense.
     #[error("{0}")]
     Request(String),
@@ -186,6 +193,8 @@ struct Inner {
     folder: Option<Policies>,
     retiring: Vec<(u32, Instant)>,
     ended: Vec<(u32, Instant)>,
+    /// Nothing may begin any more.
+    closing: bool,
 }
 
 /// Everything that runs.
@@ -220,13 +229,10 @@ impl Engine {
     /// Puts everything in place: kernel half, backend, stream, configured agents.
     pub fn start(config: Config, config_path: Option<PathBuf>) -> Result<Arc<Self>, EngineError> {
         host::require_root("ambitd")?;
+        host::require_initial_pid_namespace()?;
         let host = Host::read()?;
         let hierarchy = host::cgroup2()?;
-        let attach = config
-            .kernel
-            .attach
-            .clone()
-            .unwrap_or_else(|| hierarchy.clone());
+        let attach = config.kernel.attach.clone().unwrap_or_else(|| hierarchy.clone());
         if !attach.starts_with(&hierarchy) || !attach.is_dir() {
             return Err(EngineError::Request(format!(
                 "kernel.attach = {attach:?} is not a cgroup beneath {}",
@@ -240,12 +246,7 @@ impl Engine {
             .create(run)
             .map_err(failed("make the folder", run))?;
         let lock = lock(&run.join("lock"))?;
-        if let Some(folder) = config
-            .events
-            .file
-            .parent()
-            .filter(|folder| !folder.exists())
-        {
+        if let Some(folder) = config.events.file.parent().filter(|folder| !folder.exists()) {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -255,9 +256,7 @@ impl Engine {
         let folder = if config.agents.is_empty() {
             None
         } else {
-            Some(Policies::check(&policy::read_folder(
-                &config.policy.folder,
-            )?)?)
+            Some(Policies::check(&policy::read_folder(&config.policy.folder)?)?)
         };
         let state = State::read(run).map_err(failed("read", &run.join(super::state::FILE)))?;
 
@@ -275,9 +274,7 @@ impl Engine {
             if !coverage.adopted {
                 let _ = load::remove_pins(&config.kernel.pins);
             }
-            return Err(EngineError::Backend(format!(
-                "kernel.backend is \"lsm\", and {why}"
-            )));
+            return Err(EngineError::Backend(format!("kernel.backend is \"lsm\", and {why}")));
         }
         let by_fanotify = coverage.files.is_none();
         if by_fanotify {
@@ -299,15 +296,14 @@ impl Engine {
             hierarchy,
             hash: loaded.config,
             inner: Mutex::new(Inner {
-                next_set: state
-                    .next_set
-                    .max(loaded.tables.sets().last().copied().unwrap_or(0) + 1),
+                next_set: state.next_set.max(loaded.tables.sets().last().copied().unwrap_or(0) + 1),
                 next_agent: state.next_agent.max(1),
                 generation: state.generation + u64::from(folder.is_some()),
                 tables: loaded.tables,
                 folder,
                 retiring: Vec::new(),
                 ended: Vec::new(),
+                closing: false,
             }),
             coverage,
             fanotify: Mutex::new(None),
@@ -322,14 +318,8 @@ impl Engine {
             error
         };
         engine.restore(state).map_err(undo)?;
-        let stream = Stream::start(
-            &maps,
-            &engine.config.events,
-            directory,
-            inbox.clone(),
-            metrics,
-        )
-        .map_err(|error| undo(error.into()))?;
+        let stream = Stream::start(&maps, &engine.config.events, directory, inbox.clone(), metrics)
+            .map_err(|error| undo(error.into()))?;
         *lock_of(&engine.stream) = Some(stream);
         if by_fanotify {
             let bounds = Arc::new(Bounds {
@@ -358,9 +348,7 @@ impl Engine {
             let number = saved.number;
             if host::cgroup_id(&saved.cgroup).ok() == Some(saved.cgroup_id) {
                 let entry = saved.entry();
-                let lowered = self
-                    .policies_of(&entry.source)
-                    .map(|p| self.lower(&p, &entry));
+                let lowered = self.policies_of(&entry.source).map(|p| self.lower(&p, &entry));
                 match lowered {
                     Ok(lowered) => {
                         self.directory.write().agents.insert(number, entry);
@@ -372,16 +360,19 @@ impl Engine {
                 }
             }
         }
-        // What the kernel half knows and nobody else does is an agent whose cgroup is gone.
+        // A binding is let go only when its cgroup is gone: an agent that nobody remembers stays bound
+        // to the policy that is pinned. Its number is not given out again.
+        let living = cgroup_ids(&self.hierarchy);
         let mut inner = self.inner();
-        let stale: Vec<(u64, u32)> = inner
-            .tables
-            .cgroups()
-            .into_iter()
-            .filter(|(_, agent)| !known.contains(agent))
-            .collect();
-        for (cgroup, agent) in stale {
-            inner.tables.unbind(cgroup)?;
+        for (cgroup, agent) in inner.tables.cgroups() {
+            inner.next_agent = inner.next_agent.max(agent + 1);
+            if !living.contains(&cgroup) {
+                inner.tables.unbind(cgroup)?;
+            } else if !known.contains(&agent) {
+                eprintln!("ambitd: an unknown agent, number {agent}, keeps its pinned policy");
+            }
+        }
+        for (agent, _) in inner.tables.agents() {
             inner.next_agent = inner.next_agent.max(agent + 1);
         }
         Ok(())
@@ -390,10 +381,7 @@ impl Engine {
     fn policies_of(&self, source: &Source) -> Result<Policies, EngineError> {
         match source {
             Source::Run { name, text } => {
-                let source = policy::Source {
-                    name: name.clone(),
-                    text: text.clone(),
-                };
+                let source = policy::Source { name: name.clone(), text: text.clone() };
                 Ok(Policies::check(&[source])?)
             }
             Source::Folder => {
@@ -416,29 +404,18 @@ impl Engine {
     /// What no agent may touch, whatever its policy says.
     fn protected(&self, entry: &AgentEntry) -> Vec<Protected> {
         const BINARY: &[Facet] = &[Facet::WriteFile, Facet::ExecProgram];
-        let whole = |path: &Path| Protected {
-            path: path.to_path_buf(),
-            beneath: true,
-            facets: Facet::ALL,
-        };
+        let whole =
+            |path: &Path| Protected { path: path.to_path_buf(), beneath: true, facets: Facet::ALL };
         let mut paths = vec![
             whole(&self.config.daemon.run),
             whole(&self.config.kernel.pins),
             whole(&self.config.policy.folder),
-            whole(
-                self.config_path
-                    .as_deref()
-                    .unwrap_or(Path::new(crate::config::DEFAULT_PATH)),
-            ),
+            whole(self.config_path.as_deref().unwrap_or(Path::new(crate::config::DEFAULT_PATH))),
         ];
         if let Ok(own) = std::env::current_exe() {
             for name in ["ambit", "ambitd"] {
                 let path = own.with_file_name(name);
-                paths.push(Protected {
-                    path,
-                    beneath: false,
-                    facets: BINARY,
-                });
+                paths.push(Protected { path, beneath: false, facets: BINARY });
             }
         }
         let events = [Some(&self.config.events.file), entry.events.as_ref()];
@@ -457,13 +434,8 @@ impl Engine {
         let real: Vec<Protected> = paths
             .iter()
             .filter_map(|one| {
-                let path = fs::canonicalize(&one.path)
-                    .ok()
-                    .filter(|path| *path != one.path)?;
-                Some(Protected {
-                    path,
-                    ..one.clone()
-                })
+                let path = fs::canonicalize(&one.path).ok().filter(|path| *path != one.path)?;
+                Some(Protected { path, ..one.clone() })
             })
             .collect();
         paths.extend(real);
@@ -480,11 +452,7 @@ impl Engine {
             return Ok(());
         };
         let old = std::mem::replace(&mut entry.set, set);
-        let agent = Agent {
-            set,
-            mode: entry.mode as u8,
-            pad: [0; 3],
-        };
+        let agent = Agent { set, mode: entry.mode as u8, pad: [0; 3] };
         inner.tables.set_agent(number, &agent)?;
         let level = host::cgroup_level(&self.hierarchy, &entry.cgroup)
             .filter(|level| *level <= MAX_CGROUP_LEVEL)
@@ -497,10 +465,7 @@ impl Engine {
         inner.tables.bind(entry.cgroup_id, level, number)?;
         if old != 0
             && old != set
-            && !names
-                .agents
-                .values()
-                .any(|agent| !agent.ended && agent.set == old)
+            && !names.agents.values().any(|agent| !agent.ended && agent.set == old)
         {
             inner.retiring.push((old, Instant::now()));
         }
@@ -521,28 +486,15 @@ impl Engine {
         }
         let collision = |error: policy::Collision| EngineError::Request(error.to_string());
         let hashed = Arc::new(HashedTables::new(&lowered, &self.hash).map_err(collision)?);
-        let places: Vec<_> = lowered
-            .keyed_places(&self.hash)
-            .map_err(collision)?
-            .into_iter()
-            .collect();
-        let peers: Vec<_> = lowered
-            .peers
-            .iter()
-            .map(|(prefix, cell)| (prefix.key(), *cell))
-            .collect();
+        let places: Vec<_> =
+            lowered.keyed_places(&self.hash).map_err(collision)?.into_iter().collect();
+        let peers: Vec<_> =
+            lowered.peers.iter().map(|(prefix, cell)| (prefix.key(), *cell)).collect();
         let set = inner.next_set;
         inner.next_set += 1;
         inner.tables.publish(set, &places, &peers)?;
         let generation = inner.generation;
-        self.directory.write().sets.insert(
-            set,
-            SetEntry {
-                lowered,
-                hashed,
-                generation,
-            },
-        );
+        self.directory.write().sets.insert(set, SetEntry { lowered, hashed, generation });
         Ok(set)
     }
 
@@ -583,9 +535,7 @@ impl Engine {
         cgroup: PathBuf,
         cgroup_id: u64,
     ) -> AgentEntry {
-        let cgroup_path = cgroup
-            .strip_prefix(&self.hierarchy)
-            .unwrap_or(Path::new(""));
+        let cgroup_path = cgroup.strip_prefix(&self.hierarchy).unwrap_or(Path::new(""));
         AgentEntry {
             uid: uid(&name),
             instance: instance(),
@@ -613,11 +563,15 @@ impl Engine {
         let lowered = self.lower(&policies, &entry);
         let number = {
             let mut inner = self.inner();
+            if inner.closing {
+                return Err(EngineError::Closing);
+            }
             let number = inner.next_agent;
             inner.next_agent += 1;
+            // Entered under the same lock, so that nobody who closes can miss it.
+            self.directory.write().agents.insert(number, entry);
             number
         };
-        self.directory.write().agents.insert(number, entry);
         if let Err(error) = self.bind(number, lowered) {
             self.directory.write().agents.remove(&number);
             return Err(error);
@@ -631,10 +585,7 @@ impl Engine {
     pub fn run(&self, request: RunRequest) -> Result<Started, EngineError> {
         let name = AgentName::parse(&request.name)
             .map_err(|error| EngineError::Request(error.to_string()))?;
-        let source = Source::Run {
-            name: request.policy.display().to_string(),
-            text: request.text,
-        };
+        let source = Source::Run { name: request.policy.display().to_string(), text: request.text };
         self.policies_of(&source)?; // before anything is made
         let parent = self.attach.join(&self.config.kernel.agents);
         fs::create_dir_all(&parent).map_err(failed("make the cgroup", &parent))?;
@@ -643,29 +594,14 @@ impl Engine {
         let cgroup = parent.join(&leaf);
         fs::create_dir(&cgroup).map_err(failed("make the cgroup", &cgroup))?;
         let cgroup_id = host::cgroup_id(&cgroup).map_err(failed("look at", &cgroup))?;
-        let mode = if request.audit {
-            Mode::Audit
-        } else {
-            Mode::Enforce
-        };
-        let mut entry = self.entry(
-            name.to_string(),
-            Vec::new(),
-            mode,
-            source,
-            cgroup.clone(),
-            cgroup_id,
-        );
+        let mode = if request.audit { Mode::Audit } else { Mode::Enforce };
+        let mut entry =
+            self.entry(name.to_string(), Vec::new(), mode, source, cgroup.clone(), cgroup_id);
         entry.events = request.events.clone();
         entry.holders = 1;
         entry.pids_cgroup = bound_pids(&parent, &cgroup, &leaf, request.pids_max);
         let mut procs = vec![cgroup.join("cgroup.procs")];
-        procs.extend(
-            entry
-                .pids_cgroup
-                .as_ref()
-                .map(|folder| folder.join("cgroup.procs")),
-        );
+        procs.extend(entry.pids_cgroup.as_ref().map(|folder| folder.join("cgroup.procs")));
         let instance = entry.instance.clone();
         let pids = entry.pids_cgroup.clone();
         match self.begin(entry) {
@@ -673,9 +609,7 @@ impl Engine {
                 number,
                 instance,
                 procs,
-                events: request
-                    .events
-                    .unwrap_or_else(|| self.config.events.file.clone()),
+                events: request.events.unwrap_or_else(|| self.config.events.file.clone()),
             }),
             Err(error) => {
                 let _ = fs::remove_dir(&cgroup);
@@ -691,20 +625,10 @@ impl Engine {
         std::thread::sleep(Duration::from_millis(300));
         let names = self.directory.read();
         let Some(agent) = names.agents.get(&number) else {
-            return Finished {
-                allowed: 0,
-                denied: 0,
-                audited: 0,
-                suggestion: String::new(),
-            };
+            return Finished { allowed: 0, denied: 0, audited: 0, suggestion: String::new() };
         };
         let [allowed, denied, audited] = agent.counts;
-        Finished {
-            allowed,
-            denied,
-            audited,
-            suggestion: policy::suggest(&agent.attempts),
-        }
+        Finished { allowed, denied, audited, suggestion: policy::suggest(&agent.attempts) }
     }
 
     /// A connection of `ambit run` closed.
@@ -755,26 +679,15 @@ impl Engine {
     pub fn stop_agent(&self, name: &str) -> Result<usize, EngineError> {
         let found: Vec<(u32, PathBuf)> = {
             let names = self.directory.read();
-            names
-                .running(name)
-                .map(|(number, agent)| (number, agent.cgroup.clone()))
-                .collect()
+            names.running(name).map(|(number, agent)| (number, agent.cgroup.clone())).collect()
         };
         if found.is_empty() {
             let names = self.directory.read();
-            let mut known: Vec<&str> = names
-                .agents
-                .values()
-                .filter(|a| !a.ended)
-                .map(|a| a.name.as_str())
-                .collect();
+            let mut known: Vec<&str> =
+                names.agents.values().filter(|a| !a.ended).map(|a| a.name.as_str()).collect();
             known.sort_unstable();
             known.dedup();
-            let known = if known.is_empty() {
-                "none".to_owned()
-            } else {
-                known.join(", ")
-            };
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(EngineError::Request(format!(
                 "no agent {name:?} runs; running agents: {known}"
             )));
@@ -849,9 +762,7 @@ impl Engine {
                 .filter(|(number, agent)| match agent.source {
                     Source::Run { .. } => {
                         !populated(&agent.cgroup)
-                            && !tasks
-                                .iter()
-                                .any(|(pid, t)| t.agent == **number && lives(*pid))
+                            && !tasks.iter().any(|(pid, t)| t.agent == **number && lives(*pid))
                     }
                     Source::Folder => host::cgroup_id(&agent.cgroup).ok() != Some(agent.cgroup_id),
                 })
@@ -907,11 +818,7 @@ impl Engine {
             let _ = agent.pids_cgroup.as_ref().map(fs::remove_dir);
         }
         inner.ended.push((number, Instant::now()));
-        if !names
-            .agents
-            .values()
-            .any(|agent| !agent.ended && agent.set == set)
-        {
+        if !names.agents.values().any(|agent| !agent.ended && agent.set == set) {
             inner.retiring.push((set, Instant::now()));
         }
         drop(names);
@@ -922,23 +829,24 @@ impl Engine {
 
     /// True when there was an agent and none is left: an engine on demand may go.
     pub fn idle(&self) -> bool {
-        self.had_agents.load(Ordering::SeqCst)
-            && !self
-                .directory
-                .read()
-                .agents
-                .values()
-                .any(|agent| !agent.ended)
+        self.had_agents.load(Ordering::SeqCst) && !self.has_agents()
+    }
+
+    fn has_agents(&self) -> bool {
+        self.directory.read().agents.values().any(|agent| !agent.ended)
+    }
+
+    /// Lets nothing begin any more; false, and no change, while an agent runs.
+    pub fn close_if_idle(&self) -> bool {
+        let mut inner = self.inner();
+        inner.closing = !self.has_agents();
+        inner.closing
     }
 
     fn save(&self) {
         let inner = self.inner();
-        let state = State::of(
-            &self.directory.read(),
-            inner.next_agent,
-            inner.next_set,
-            inner.generation,
-        );
+        let state =
+            State::of(&self.directory.read(), inner.next_agent, inner.next_set, inner.generation);
         if let Err(error) = state.write(&self.config.daemon.run) {
             eprintln!(
                 "ambitd: the state could not be written to {}: {error}",
@@ -955,10 +863,7 @@ impl Engine {
         let Ok(groups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
             return Ok(true); // gone, or not to be seen: not to be trusted
         };
-        let own = groups
-            .lines()
-            .find_map(|line| line.strip_prefix("0::"))
-            .unwrap_or("/");
+        let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
         Ok(agent_of_cgroup(&self.directory, own).is_some())
     }
 
@@ -969,18 +874,11 @@ impl Engine {
 
     /// One line on what is in place.
     pub fn headline(&self) -> String {
-        let files = self
-            .coverage
-            .files
-            .map_or("nobody".to_owned(), |backend| backend.to_string());
+        let files = self.coverage.files.map_or("nobody".to_owned(), |backend| backend.to_string());
         format!(
             "files are judged by {files}, the network by cgroup programs at {}{}",
             self.attach.display(),
-            if self.coverage.adopted {
-                "; pinned programs were taken over"
-            } else {
-                ""
-            }
+            if self.coverage.adopted { "; pinned programs were taken over" } else { "" }
         )
     }
 
@@ -997,25 +895,17 @@ impl Engine {
             metrics: lock_of(&self.metrics_address).clone(),
             events: self.config.events.file.clone(),
             generation: self.inner().generation,
-            agents: self
-                .directory
-                .read()
-                .agents
-                .values()
-                .filter(|agent| !agent.ended)
-                .count(),
+            agents: self.directory.read().agents.values().filter(|agent| !agent.ended).count(),
         }
     }
 
     /// Ends the threads. With agents still there the pinned programs stay and go on enforcing;
     /// otherwise, or with `detach`, everything is removed.
     pub fn shut_down(&self, detach: bool) {
-        let agents = self
-            .directory
-            .read()
-            .agents
-            .values()
-            .any(|agent| !agent.ended);
+        let agents = {
+            self.inner().closing = true;
+            self.has_agents()
+        };
         if let Some(stream) = lock_of(&self.stream).take() {
             if detach || !agents {
                 // Nothing new begins; what is in the rings is still told.
@@ -1027,12 +917,8 @@ impl Engine {
         if detach || !agents {
             let folders: Vec<(PathBuf, Option<PathBuf>)> = {
                 let names = self.directory.read();
-                let made = names
-                    .agents
-                    .values()
-                    .filter(|a| matches!(a.source, Source::Run { .. }));
-                made.map(|agent| (agent.cgroup.clone(), agent.pids_cgroup.clone()))
-                    .collect()
+                let made = names.agents.values().filter(|a| matches!(a.source, Source::Run { .. }));
+                made.map(|agent| (agent.cgroup.clone(), agent.pids_cgroup.clone())).collect()
             };
             if let Err(error) = remove_all(&self.config, &self.attach) {
                 eprintln!("ambitd: {error}");
@@ -1053,9 +939,7 @@ pub fn remove_all(config: &Config, attach: &Path) -> Result<(), EngineError> {
     load::remove_pins(pins).map_err(failed("remove the pins in", pins))?;
     let parent = attach.join(&config.kernel.agents);
     if parent.is_dir() {
-        for entry in fs::read_dir(&parent)
-            .map_err(failed("read", &parent))?
-            .filter_map(Result::ok)
+        for entry in fs::read_dir(&parent).map_err(failed("read", &parent))?.filter_map(Result::ok)
         {
             if entry.path().is_dir() {
                 empty_and_remove(&entry.path())?;
@@ -1066,9 +950,8 @@ pub fn remove_all(config: &Config, attach: &Path) -> Result<(), EngineError> {
     if let Some(pids) = host::pids_v1() {
         let folder = pids.join(&config.kernel.agents);
         if folder.is_dir() {
-            for entry in fs::read_dir(&folder)
-                .map_err(failed("read", &folder))?
-                .filter_map(Result::ok)
+            for entry in
+                fs::read_dir(&folder).map_err(failed("read", &folder))?.filter_map(Result::ok)
             {
                 if entry.path().is_dir() {
                     empty_and_remove(&entry.path())?;
@@ -1103,11 +986,8 @@ fn lock(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, EngineError> {
         .mode(0o600)
         .open(path)
         .map_err(failed("open", path))?;
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
-        EngineError::Running {
-            lock: path.to_path_buf(),
-        }
-    })
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
+        .map_err(|_| EngineError::Running { lock: path.to_path_buf() })
 }
 
 fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -1149,6 +1029,20 @@ fn processes(cgroup: &Path) -> Vec<u32> {
         for entry in entries.filter_map(Result::ok).filter(|e| e.path().is_dir()) {
             found.extend(processes(&entry.path()));
         }
+    }
+    found
+}
+
+/// The ids of all cgroups there are.
+fn cgroup_ids(folder: &Path) -> HashSet<u64> {
+    let mut found = HashSet::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        found.extend(host::cgroup_id(&folder));
+        let Ok(entries) = fs::read_dir(&folder) else {
+            continue;
+        };
+        folders.extend(entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.is_dir()));
     }
     found
 }
@@ -1212,10 +1106,7 @@ impl fanotify::Bounds for Bounds {
     }
 
     fn enrol(&self, tgid: u32, agent: u32) {
-        let task = Task {
-            agent,
-            ..Task::default()
-        };
+        let task = Task { agent, ..Task::default() };
         if let Err(error) = lock_of(&self.tables).enrol(tgid, &task) {
             eprintln!("ambitd: process {tgid} is judged by its cgroup only: {error}");
         }

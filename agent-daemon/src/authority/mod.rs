@@ -7,6 +7,6 @@ mod stream;
 
 pub use directory::{AgentEntry, Directory, Source};
 pub use engine::{
-    Engine, EngineError, Finished, RunRequest, Running, Started, Summary, remove_all,
+    CLOSING, Engine, EngineError, Finished, RunRequest, Running, Started, Summary, remove_all,
 };
 pub use stream::Stream;

@@ -66,20 +66,12 @@ impl State {
                 cgroup_id: agent.cgroup_id,
                 cgroup_path: agent.cgroup_path.clone(),
                 pids_cgroup: agent.pids_cgroup.clone(),
-                since: agent
-                    .since
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |since| since.as_secs()),
+                since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
                 events: agent.events.clone(),
             })
             .collect();
         agents.sort_by_key(|agent| agent.number);
-        Self {
-            next_agent,
-            next_set,
-            generation,
-            agents,
-        }
+        Self { next_agent, next_set, generation, agents }
     }
 
     /// Reads the file; a missing one is an empty state.
@@ -96,12 +88,7 @@ impl State {
         let new = folder.join("state.json.new");
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         let mut options = fs::OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         io::Write::write_all(&mut file, &text)?;
         fs::rename(new, folder.join(FILE))
     }
@@ -115,11 +102,7 @@ impl Saved {
             name: self.name,
             groups: self.groups,
             instance: self.instance,
-            mode: if self.audit {
-                Mode::Audit
-            } else {
-                Mode::Enforce
-            },
+            mode: if self.audit { Mode::Audit } else { Mode::Enforce },
             source: self.source,
             cgroup: self.cgroup,
             cgroup_id: self.cgroup_id,

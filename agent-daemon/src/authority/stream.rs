@@ -71,10 +71,7 @@ impl Inbox {
     }
 
     fn take(&self, batch: &mut Vec<Vec<u8>>) {
-        std::mem::swap(
-            batch,
-            &mut self.0.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        std::mem::swap(batch, &mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -133,13 +130,9 @@ impl Stream {
         carrier.way(&config.file)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = stopping.clone();
-        let thread = thread::Builder::new()
-            .name("stream".to_owned())
-            .spawn(move || carrier.run(&stop))?;
-        Ok(Self {
-            stopping,
-            thread: Some(thread),
-        })
+        let thread =
+            thread::Builder::new().name("stream".to_owned()).spawn(move || carrier.run(&stop))?;
+        Ok(Self { stopping, thread: Some(thread) })
     }
 
     /// Carries what is there and ends.
@@ -176,11 +169,7 @@ impl Carrier {
                 );
                 // A record later than the drain's beginning may have an earlier one behind it in the
                 // other lane; it waits for the next round, unless nothing is left to wait for.
-                let until = if drained.records == 0 || last {
-                    u64::MAX
-                } else {
-                    began
-                };
+                let until = if drained.records == 0 || last { u64::MAX } else { began };
                 self.tell(until, &mut lines);
                 if drained.records == 0 {
                     break;
@@ -209,11 +198,7 @@ impl Carrier {
         let mut all = Vec::new();
         for lane in Lane::ALL {
             if let Ok(streams) = self.tables.stream(*lane) {
-                all.extend(
-                    (0_u32..)
-                        .zip(streams)
-                        .map(|(cpu, stream)| (cpu, *lane, stream)),
-                );
+                all.extend((0_u32..).zip(streams).map(|(cpu, stream)| (cpu, *lane, stream)));
             }
         }
         all
@@ -221,20 +206,12 @@ impl Carrier {
 
     /// Moves what waits into the batches of its agents' files.
     fn gather(&mut self, own: &mut Vec<Vec<u8>>) -> crate::kernel::rings::Drained {
-        let Self {
-            rings,
-            ways,
-            directory,
-            config,
-            ..
-        } = self;
+        let Self { rings, ways, directory, config, .. } = self;
         let names = directory.read();
         let common = &config.file;
         let mut missing = None;
         let mut put = |bytes: &[u8]| {
-            let header = Header::read_from_prefix(bytes)
-                .ok()
-                .map(|(header, _)| header);
+            let header = Header::read_from_prefix(bytes).ok().map(|(header, _)| header);
             let file = header
                 .and_then(|header| names.agents.get(&header.agent))
                 .and_then(|agent| agent.events.as_ref())
@@ -242,11 +219,8 @@ impl Carrier {
             if !ways.contains_key(file) {
                 missing = Some(file.clone());
             }
-            let way = if ways.contains_key(file) {
-                ways.get_mut(file)
-            } else {
-                ways.get_mut(common)
-            };
+            let way =
+                if ways.contains_key(file) { ways.get_mut(file) } else { ways.get_mut(common) };
             if let Some(way) = way {
                 way.batch.push(bytes);
             }
@@ -264,10 +238,7 @@ impl Carrier {
         if let Some(file) = missing
             && let Err(error) = self.way(&file)
         {
-            eprintln!(
-                "ambitd: {error}; its events go to {}",
-                self.config.file.display()
-            );
+            eprintln!("ambitd: {error}; its events go to {}", self.config.file.display());
             // Not asked again for every record.
             let mut names = self.directory.write();
             for agent in names.agents.values_mut() {
@@ -285,14 +256,7 @@ impl Carrier {
             return Ok(());
         }
         let sink = FileSink::open(file, self.config.max_bytes, self.config.keep)?;
-        self.ways.insert(
-            file.to_path_buf(),
-            Way {
-                batch: Batch::new(),
-                sink,
-                warned: false,
-            },
-        );
+        self.ways.insert(file.to_path_buf(), Way { batch: Batch::new(), sink, warned: false });
         Ok(())
     }
 
@@ -314,8 +278,7 @@ impl Carrier {
             let counts = taken.counts.to_vec();
             for count in &counts {
                 if let Some(agent) = names.agents.get(&count.agent) {
-                    self.metrics
-                        .action(&agent.name, count.action, count.verdict, count.count);
+                    self.metrics.action(&agent.name, count.action, count.verdict, count.count);
                 }
             }
             drop(names);
@@ -359,10 +322,7 @@ impl Carrier {
         self.ways.retain(|file, way| {
             file == common
                 || !way.batch.is_empty()
-                || names
-                    .agents
-                    .values()
-                    .any(|agent| agent.events.as_ref() == Some(file))
+                || names.agents.values().any(|agent| agent.events.as_ref() == Some(file))
         });
     }
 }
@@ -414,11 +374,7 @@ fn remember(directory: &Directory, batch: &Batch) {
         let Ok(name) = AgentName::parse(&agent.name) else {
             continue;
         };
-        let attempt = Attempt {
-            agent: name,
-            action,
-            target,
-        };
+        let attempt = Attempt { agent: name, action, target };
         if agent.attempts.len() < ATTEMPTS && !agent.attempts.contains(&attempt) {
             agent.attempts.push(attempt);
         }

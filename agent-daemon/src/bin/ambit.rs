@@ -189,9 +189,7 @@ fn code(number: i32) -> ExitCode {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn perform(cli: Cli) -> Result<ExitCode> {
@@ -205,12 +203,8 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Verb::Agents { json } => agents(&config()?, json)?,
         Verb::Events(arguments) => events(&config()?, &arguments)?,
         Verb::Doctor { json } => doctor(&config()?, json)?,
-        Verb::Policy {
-            command: PolicyVerb::Check { json, files },
-        } => return check(&files, json),
-        Verb::Policy {
-            command: PolicyVerb::Schema,
-        } => {
+        Verb::Policy { command: PolicyVerb::Check { json, files } } => return check(&files, json),
+        Verb::Policy { command: PolicyVerb::Schema } => {
             io::stdout().write_all(policy::SCHEMA.as_bytes())?;
         }
         Verb::Reload => {
@@ -261,15 +255,15 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
     // Whatever can be wrong with the command is found before anything is made for it.
     launch(Vec::new(), "").prepare()?;
 
-    let mut client = engine(config, named)?;
-    let started: Started = client.ask(&Request::Run(RunRequest {
+    let request = Request::Run(RunRequest {
         name: name.to_string(),
         policy,
         text: source.text,
         audit: arguments.audit,
         events,
         pids_max: arguments.pids_max,
-    }))?;
+    });
+    let (mut client, started) = begin(config, named, &request)?;
     let prepared = launch(started.procs.clone(), &started.instance).prepare()?;
     let dropped = prepared.dropped_groups().join(", ");
     if !dropped.is_empty() {
@@ -277,9 +271,7 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
     }
     let outcome = prepared.start()?.wait()?;
     if arguments.audit {
-        let finished: Finished = client.ask(&Request::Finish {
-            number: started.number,
-        })?;
+        let finished: Finished = client.ask(&Request::Finish { number: started.number })?;
         let mut out = io::stderr().lock();
         writeln!(
             out,
@@ -293,6 +285,22 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
     Ok(code(outcome.code()))
 }
 
+/// Has the daemon begin the agent. One that was about to end is waited out.
+fn begin(config: &Config, named: Option<&Path>, request: &Request) -> Result<(Client, Started)> {
+    let mut attempts = 0;
+    loop {
+        let mut client = engine(config, named)?;
+        match client.ask(request) {
+            Ok(started) => return Ok((client, started)),
+            Err(ControlError::Refused(why)) if why == authority::CLOSING && attempts < 50 => {}
+            Err(ControlError::Io { .. }) if attempts < 50 => {}
+            Err(error) => return Err(error.into()),
+        }
+        attempts += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// The running daemon, or one that is started for this run and those that join it.
 fn engine(config: &Config, named: Option<&Path>) -> Result<Client> {
     let socket = config.socket();
@@ -300,9 +308,8 @@ fn engine(config: &Config, named: Option<&Path>) -> Result<Client> {
         Err(ControlError::Absent { .. }) => {}
         other => return Ok(other?),
     }
-    let daemon = std::env::current_exe()
-        .context("cannot find out where ambit is")?
-        .with_file_name("ambitd");
+    let daemon =
+        std::env::current_exe().context("cannot find out where ambit is")?.with_file_name("ambitd");
     let log_path = config.daemon.run.join("engine.log");
     fs::create_dir_all(&config.daemon.run)
         .with_context(|| format!("cannot make {}", config.daemon.run.display()))?;
@@ -354,20 +361,13 @@ fn agents(config: &Config, json: bool) -> Result<()> {
         writeln!(out)?;
         return Ok(());
     }
-    let width = agents
-        .iter()
-        .map(|agent| agent.name.len())
-        .max()
-        .unwrap_or(0)
-        .max("AGENT".len());
+    let width = agents.iter().map(|agent| agent.name.len()).max().unwrap_or(0).max("AGENT".len());
     writeln!(
         out,
         "{:<width$}  {:<7}  {:>8}  {:>9}  {:>8}  {:>8}  PIDS",
         "AGENT", "MODE", "SINCE", "ALLOWED", "DENIED", "AUDIT"
     )?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_secs());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     for agent in agents {
         let pids: Vec<String> = agent.pids.iter().map(u32::to_string).collect();
         writeln!(
@@ -396,10 +396,7 @@ fn ago(seconds: u64) -> String {
 fn events(config: &Config, arguments: &EventsArguments) -> Result<()> {
     let file = arguments.file.as_ref().unwrap_or(&config.events.file);
     let missing = || format!("cannot read the events in {}", file.display());
-    let filter = render::Filter {
-        agent: arguments.agent.clone(),
-        denied: arguments.denied,
-    };
+    let filter = render::Filter { agent: arguments.agent.clone(), denied: arguments.denied };
     let mut out = io::stdout();
     let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut renderer = render::Renderer::new(filter, colour);
@@ -475,17 +472,9 @@ fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
                 writeln!(out)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            let width = report
-                .iter()
-                .map(|kept| kept.rule.id.len())
-                .max()
-                .unwrap_or(0);
+            let width = report.iter().map(|kept| kept.rule.id.len()).max().unwrap_or(0);
             for kept in &report {
-                writeln!(
-                    out,
-                    "{:<width$}  {}  ({})",
-                    kept.rule.id, kept.kept, kept.rule.place
-                )?;
+                writeln!(out, "{:<width$}  {}  ({})", kept.rule.id, kept.kept, kept.rule.place)?;
                 for warning in &kept.warnings {
                     writeln!(out, "{warning}")?;
                 }

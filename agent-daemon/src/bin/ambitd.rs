@@ -104,9 +104,7 @@ async fn serve_engine(
     let (orders, mut ordered) = mpsc::channel(4);
     tokio::spawn(control::serve(control, engine.clone(), orders));
     if let Some(listener) = listener {
-        let address = listener
-            .local_addr()
-            .context("the metrics socket has no address")?;
+        let address = listener.local_addr().context("the metrics socket has no address")?;
         engine.set_metrics_address(address.to_string());
         tokio::spawn(api::serve(listener, engine.metrics.clone()));
     }
@@ -143,7 +141,7 @@ async fn serve_engine(
                 if arguments.on_demand && engine.idle() {
                     // A moment, so that what ran last can still be asked about.
                     let since = *idle_since.get_or_insert_with(tokio::time::Instant::now);
-                    if since.elapsed() > Duration::from_secs(1) { break true }
+                    if since.elapsed() > Duration::from_secs(1) && engine.close_if_idle() { break true }
                 } else {
                     idle_since = None;
                 }
@@ -179,8 +177,6 @@ fn watch(engine: &Arc<Engine>, changed: mpsc::Sender<()>) -> Option<notify::Reco
         }
     })
     .ok()?;
-    watcher
-        .watch(folder, notify::RecursiveMode::NonRecursive)
-        .ok()?;
+    watcher.watch(folder, notify::RecursiveMode::NonRecursive).ok()?;
     Some(watcher)
 }

@@ -38,9 +38,7 @@ impl Clock {
     /// A clock with this offset, for tests and replays.
     #[must_use]
     pub const fn with_offset(nanoseconds: i64) -> Self {
-        Self {
-            offset: nanoseconds,
-        }
+        Self { offset: nanoseconds }
     }
 
     /// Nanoseconds since the epoch at this time since boot.

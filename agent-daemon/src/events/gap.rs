@@ -111,9 +111,8 @@ impl Gaps {
             return;
         }
         if sequence > track.last + 1 {
-            let (before, since) = track
-                .jump
-                .map_or((track.last, track.last_time), |jump| (jump.0, jump.2));
+            let (before, since) =
+                track.jump.map_or((track.last, track.last_time), |jump| (jump.0, jump.2));
             track.jump = Some((before, sequence, since, time));
         }
         track.last = sequence;
@@ -131,9 +130,8 @@ impl Gaps {
         }
         if counters.sequence > track.last {
             // The newest are missing.
-            let (before, since) = track
-                .jump
-                .map_or((track.last, track.last_time), |jump| (jump.0, jump.2));
+            let (before, since) =
+                track.jump.map_or((track.last, track.last_time), |jump| (jump.0, jump.2));
             track.jump = Some((before, counters.sequence + 1, since, 0));
             track.last = counters.sequence;
         }
@@ -144,23 +142,13 @@ impl Gaps {
         track.stated = counters.lost;
         let (before, after, since, until) =
             jump.unwrap_or((track.last, track.last + 1, track.last_time, 0));
-        Some(Gap {
-            cpu,
-            lane,
-            lost,
-            before,
-            after,
-            since,
-            until,
-        })
+        Some(Gap { cpu, lane, lost, before, after, since, until })
     }
 
     /// Records received from this CPU and lane.
     #[must_use]
     pub fn received(&self, cpu: u32, lane: Lane) -> u64 {
-        self.tracks
-            .get(cpu as usize)
-            .map_or(0, |lanes| lanes[lane as usize].received)
+        self.tracks.get(cpu as usize).map_or(0, |lanes| lanes[lane as usize].received)
     }
 }
 
@@ -208,10 +196,7 @@ mod tests {
         gaps.saw(0, Lane::Told, 2, 1);
         gaps.saw(0, Lane::Told, 2, 2);
         gaps.saw(0, Lane::Told, 3, 3);
-        let counters = Stream {
-            sequence: 3,
-            ..Stream::default()
-        };
+        let counters = Stream { sequence: 3, ..Stream::default() };
         assert_eq!(gaps.check(0, Lane::Told, &counters), None);
         assert_eq!(gaps.received(0, Lane::Told), 3);
     }
@@ -275,10 +260,7 @@ mod tests {
     #[test]
     fn an_adopting_daemon_does_not_state_old_losses_again() {
         let mut gaps = Gaps::new();
-        let mut counters = Stream {
-            sequence: 1_000,
-            ..Stream::default()
-        };
+        let mut counters = Stream { sequence: 1_000, ..Stream::default() };
         counters.lost[0] = 40;
         gaps.assume(0, Lane::Told, &counters);
         gaps.saw(0, Lane::Told, 998, 1);

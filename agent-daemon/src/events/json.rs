@@ -87,8 +87,7 @@ impl Object<'_> {
     /// Writes a truth value.
     pub fn bool(&mut self, key: &str, value: bool) {
         self.key(key);
-        self.out
-            .extend_from_slice(if value { b"true" } else { b"false" });
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// Writes an object.
@@ -101,10 +100,7 @@ impl Object<'_> {
     pub fn array(&mut self, key: &str, write: impl FnOnce(&mut Array<'_>)) {
         self.key(key);
         self.out.push(b'[');
-        write(&mut Array {
-            out: self.out,
-            empty: true,
-        });
+        write(&mut Array { out: self.out, empty: true });
         self.out.push(b']');
     }
 

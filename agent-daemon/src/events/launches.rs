@@ -108,14 +108,9 @@ impl Launches {
         } else {
             last
         };
-        let (exe, script) = if is_script && first < last {
-            (first + 1, Some(first))
-        } else {
-            (first, None)
-        };
-        let would_deny = files[first..]
-            .iter()
-            .any(|file| file.verdict == Verdict::WouldDeny);
+        let (exe, script) =
+            if is_script && first < last { (first + 1, Some(first)) } else { (first, None) };
+        let would_deny = files[first..].iter().any(|file| file.verdict == Verdict::WouldDeny);
         Some(Chosen {
             exe: files[exe].clone(),
             script: script.map(|at| files[at].clone()),
@@ -144,13 +139,7 @@ mod tests {
     use crate::events::record::Body;
 
     fn header(tid: u32, rule: RuleId) -> Header {
-        Header {
-            tgid: 10,
-            tid,
-            rule,
-            set: 1,
-            ..Header::default()
-        }
+        Header { tgid: 10, tid, rule, set: 1, ..Header::default() }
     }
 
     fn record(header: Header, hook: Hook, verdict: Verdict) -> Record<'static> {
@@ -175,9 +164,7 @@ mod tests {
     fn taken(hook: Hook, paths: &[&str], name: &str, script: bool) -> (String, Option<String>) {
         let mut launches = Launches::default();
         let_go(&mut launches, hook, paths);
-        let chosen = launches
-            .take(&header(10, 0), name.as_bytes(), script)
-            .unwrap();
+        let chosen = launches.take(&header(10, 0), name.as_bytes(), script).unwrap();
         let text = |file: Judged| String::from_utf8(file.path.into()).unwrap();
         (text(chosen.exe), chosen.script.map(text))
     }
@@ -224,21 +211,13 @@ mod tests {
     fn what_waits_is_bounded() {
         let mut launches = Launches::default();
         for tgid in 0..3 * PROCESSES_MAX as u32 {
-            let header = Header {
-                tgid,
-                ..Header::default()
-            };
+            let header = Header { tgid, ..Header::default() };
             for _ in 0..2 * FILES_MAX {
                 let record = record(header, Hook::BprmCheck, Verdict::Allowed);
                 launches.saw(&record, b"/x");
             }
         }
         assert!(launches.waiting.len() <= PROCESSES_MAX);
-        assert!(
-            launches
-                .waiting
-                .values()
-                .all(|files| files.len() <= FILES_MAX)
-        );
+        assert!(launches.waiting.values().all(|files| files.len() <= FILES_MAX));
     }
 }

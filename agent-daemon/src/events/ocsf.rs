@@ -138,12 +138,7 @@ struct What<'a> {
 
 impl<'a> What<'a> {
     const fn new(class: Class, activity: Activity, outcome: Outcome) -> Self {
-        Self {
-            class,
-            activity,
-            outcome,
-            image: None,
-        }
+        Self { class, activity, outcome, image: None }
     }
 
     const fn before(self, image: Option<&'a Image>) -> Self {
@@ -183,13 +178,7 @@ impl Ocsf {
             o.str("vendor_name", "Ambit");
             o.str("version", env!("CARGO_PKG_VERSION"));
         });
-        Self {
-            device,
-            product,
-            boot_id: host.boot_id.clone(),
-            clock,
-            own: 0,
-        }
+        Self { device, product, boot_id: host.boot_id.clone(), clock, own: 0 }
     }
 
     /// Takes a newly measured clock.
@@ -341,11 +330,7 @@ impl Ocsf {
         self.event(
             out,
             story,
-            What::new(
-                PROCESS_ACTIVITY,
-                Activity(OTHER, Some("Enrol")),
-                Outcome::Unjudged,
-            ),
+            What::new(PROCESS_ACTIVITY, Activity(OTHER, Some("Enrol")), Outcome::Unjudged),
             |o| o.object("process", |o| running(o, actor, story, &clock)),
             |_| {},
         );
@@ -421,12 +406,7 @@ impl Ocsf {
         count: u64,
         rest: impl FnOnce(&mut Object<'_>),
     ) {
-        let when = When {
-            time: Clock::boot_now(),
-            cpu: 0,
-            lane: Lane::Told,
-            sequence: 0,
-        };
+        let when = When { time: Clock::boot_now(), cpu: 0, lane: Lane::Told, sequence: 0 };
         json::object(out, |o| {
             let activity = Activity(OTHER, Some(name));
             self.head(o, EVENT_LOG_ACTIVITY, activity, when, 4, false);
@@ -477,11 +457,7 @@ impl Ocsf {
                 } else {
                     let lane = when.lane as u8;
                     let (cpu, sequence) = (when.cpu, when.sequence);
-                    write!(
-                        out,
-                        "{}:{}:{cpu}:{lane}:{sequence}",
-                        self.boot_id, when.time
-                    )
+                    write!(out, "{}:{}:{cpu}:{lane}:{sequence}", self.boot_id, when.time)
                 };
             });
             if when.sequence != 0 {
@@ -499,12 +475,7 @@ impl Ocsf {
         rest: impl FnOnce(&mut Object<'_>),
         unmapped: impl FnOnce(&mut Object<'_>),
     ) {
-        let What {
-            class,
-            activity,
-            outcome,
-            image,
-        } = what;
+        let What { class, activity, outcome, image } = what;
         let record = story.record;
         let header = &record.header;
         let when = When {
@@ -545,11 +516,7 @@ impl Ocsf {
                 if judged {
                     o.str("action", record.action.name());
                     let audit = outcome == Outcome::Logged;
-                    let verdict = if audit {
-                        Verdict::WouldDeny
-                    } else {
-                        record.verdict
-                    };
+                    let verdict = if audit { Verdict::WouldDeny } else { record.verdict };
                     o.str("verdict", verdict.name());
                 }
                 if let Some(reason) = record.reason {

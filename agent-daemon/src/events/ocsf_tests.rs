@@ -19,11 +19,8 @@ static SCHEMA: LazyLock<Value> =
 pub(crate) fn violations(event: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let uid = &event["class_uid"];
-    let Some(class) = SCHEMA["classes"]
-        .as_object()
-        .unwrap()
-        .values()
-        .find(|class| class["uid"] == *uid)
+    let Some(class) =
+        SCHEMA["classes"].as_object().unwrap().values().find(|class| class["uid"] == *uid)
     else {
         return vec![format!("class_uid {uid} is not in the schema")];
     };
@@ -32,11 +29,7 @@ pub(crate) fn violations(event: &Value) -> Vec<String> {
         .map(|profiles| profiles.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     for profile in &declared {
-        if !class["profiles"]
-            .as_array()
-            .unwrap()
-            .contains(&json!(profile))
-        {
+        if !class["profiles"].as_array().unwrap().contains(&json!(profile)) {
             found.push(format!("profile {profile} does not belong to the class"));
         }
     }
@@ -97,9 +90,7 @@ fn entity(at: &str, value: &Value, schema: &Value, profiles: &[&str], found: &mu
         }
     }
     if let Some(any) = schema["constraints"]["at_least_one"].as_array()
-        && !any
-            .iter()
-            .any(|name| members.contains_key(name.as_str().unwrap()))
+        && !any.iter().any(|name| members.contains_key(name.as_str().unwrap()))
     {
         found.push(format!("{at} needs at least one of {any:?}"));
     }
@@ -117,9 +108,7 @@ fn typed(at: &str, value: &Value, attribute: &Value, profiles: &[&str], found: &
                 }
             }
             Some(schema) => entity(at, value, schema, profiles, found),
-            None => found.push(format!(
-                "{at}: object {object} is not in the reduced schema"
-            )),
+            None => found.push(format!("{at}: object {object} is not in the reduced schema")),
         }
         return;
     }
@@ -185,30 +174,15 @@ fn the_validator_refuses_each_kind_of_mistake() {
         ("/action_id", json!(1), "not declared"),
         ("/device", json!({"hostname": "h"}), "required and missing"),
         ("/device", json!({"type_id": 0}), "at least one"),
-        (
-            "/device",
-            json!({"type_id": 0, "hostname": "h", "x": 1}),
-            ".device.x is unknown",
-        ),
-        (
-            "/device",
-            json!({"type_id": 0, "ip": "not an address"}),
-            "does not look like",
-        ),
+        ("/device", json!({"type_id": 0, "hostname": "h", "x": 1}), ".device.x is unknown"),
+        ("/device", json!({"type_id": 0, "ip": "not an address"}), "does not look like"),
         ("/type_uid", json!(100_801), "type_uid"),
-        (
-            "/actor",
-            json!({"process": {"pid": 1, "tid": 1}}),
-            "deprecated",
-        ),
+        ("/actor", json!({"process": {"pid": 1, "tid": 1}}), "deprecated"),
     ];
     for (pointer, value, expected) in cases {
         let mut event = valid();
         event[&pointer[1..]] = value;
         let found = violations(&event);
-        assert!(
-            found.iter().any(|v| v.contains(expected)),
-            "{pointer}: {found:?}"
-        );
+        assert!(found.iter().any(|v| v.contains(expected)), "{pointer}: {found:?}");
     }
 }

@@ -100,9 +100,7 @@ impl Batch {
 
     /// Every record in it.
     pub fn records(&self) -> impl Iterator<Item = &[u8]> {
-        self.entries
-            .iter()
-            .map(|entry| &self.bytes[entry.offset..entry.offset + entry.len])
+        self.entries.iter().map(|entry| &self.bytes[entry.offset..entry.offset + entry.len])
     }
 
     /// Puts the records in order and says how many are not later than `until`.
@@ -125,8 +123,7 @@ impl Batch {
         self.spare.clear();
         for (order, entry) in self.entries.iter_mut().enumerate() {
             let from = self.spare.len();
-            self.spare
-                .extend_from_slice(&self.bytes[entry.offset..entry.offset + entry.len]);
+            self.spare.extend_from_slice(&self.bytes[entry.offset..entry.offset + entry.len]);
             entry.offset = from;
             entry.order = order as u32;
         }
@@ -235,8 +232,7 @@ impl Pipeline {
         for entry in &batch.entries[..taken] {
             let bytes = &batch.bytes[entry.offset..entry.offset + entry.len];
             if let Ok((header, _)) = Header::read_from_prefix(bytes) {
-                self.gaps
-                    .saw(header.cpu, lane_of(&header), header.sequence, header.time);
+                self.gaps.saw(header.cpu, lane_of(&header), header.sequence, header.time);
             }
             match decode(bytes) {
                 Ok(record) => events += u64::from(self.tell(&record, names, out)),
@@ -253,11 +249,7 @@ impl Pipeline {
             self.ocsf.undecodable(out, undecodable, &why);
             events += 1;
         }
-        Taken {
-            events,
-            undecodable,
-            counts: &self.counts,
-        }
+        Taken { events, undecodable, counts: &self.counts }
     }
 
     /// States what the kernel's counters say was lost; they are as read before the last drain.
@@ -286,12 +278,7 @@ impl Pipeline {
         if let Some(count) = self.counts.iter_mut().find(same) {
             count.count += 1;
         } else {
-            self.counts.push(Count {
-                agent,
-                action,
-                verdict,
-                count: 1,
-            });
+            self.counts.push(Count { agent, action, verdict, count: 1 });
         }
     }
 
@@ -331,8 +318,7 @@ impl Pipeline {
                     object: Some(body),
                 };
                 let story = story(&self.processes, record, actor, names);
-                self.ocsf
-                    .launch(out, &story, Outcome::Judged, None, &program);
+                self.ocsf.launch(out, &story, Outcome::Judged, None, &program);
             }
             Body::Peer(body) => {
                 let actor = self.processes.actor(header);
@@ -367,12 +353,7 @@ impl Pipeline {
     }
 
     fn tell_exec(&mut self, record: &Record<'_>, names: &(impl Names + ?Sized), out: &mut Vec<u8>) {
-        let Body::Exec {
-            body,
-            filename,
-            argv,
-        } = &record.body
-        else {
+        let Body::Exec { body, filename, argv } = &record.body else {
             return;
         };
         let header = &record.header;
@@ -382,10 +363,7 @@ impl Pipeline {
             body,
             filename,
             argv,
-            exe: chosen
-                .as_ref()
-                .map(|c| &*c.exe.path)
-                .filter(|path| !path.is_empty()),
+            exe: chosen.as_ref().map(|c| &*c.exe.path).filter(|path| !path.is_empty()),
             script: script.map(|script| &*script.path),
         };
         let (actor, before) = self.processes.on_exec(header, &launch);
@@ -414,13 +392,8 @@ impl Pipeline {
             command_line: Some(&now.command_line),
             object: None,
         };
-        let outcome = if audit {
-            Outcome::Logged
-        } else {
-            Outcome::Judged
-        };
-        self.ocsf
-            .launch(out, &story, outcome, Some(&before), &program);
+        let outcome = if audit { Outcome::Logged } else { Outcome::Judged };
+        self.ocsf.launch(out, &story, outcome, Some(&before), &program);
     }
 }
 

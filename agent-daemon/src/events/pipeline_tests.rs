@@ -47,12 +47,7 @@ const BOOT: u64 = 1_000_000_000;
 
 impl Kernel {
     fn new() -> Self {
-        Self {
-            batch: Batch::new(),
-            record: Vec::new(),
-            sequence: [0; 2],
-            time: 60 * BOOT,
-        }
+        Self { batch: Batch::new(), record: Vec::new(), sequence: [0; 2], time: 60 * BOOT }
     }
 
     fn header(&mut self, tgid: u32, action: Action, verdict: Verdict, hook: Hook) -> Header {
@@ -87,11 +82,7 @@ impl Kernel {
     }
 
     fn file(&mut self, tgid: u32, action: Action, verdict: Verdict, path: &[u8]) -> Header {
-        let hook = if action == Action::Exec {
-            Hook::BprmCheck
-        } else {
-            Hook::FileOpen
-        };
+        let hook = if action == Action::Exec { Hook::BprmCheck } else { Hook::FileOpen };
         let header = self.header(tgid, action, verdict, hook);
         self.file_with(&header, path);
         header
@@ -124,11 +115,7 @@ impl Kernel {
     }
 
     fn fork(&mut self, parent: u32, child: u32) {
-        let body = ForkBody {
-            child_start: u64::from(child) * BOOT + 7,
-            child,
-            pad: 0,
-        };
+        let body = ForkBody { child_start: u64::from(child) * BOOT + 7, child, pad: 0 };
         self.fixed(parent, Kind::Fork, Hook::SchedFork, body.as_bytes());
     }
 
@@ -136,14 +123,8 @@ impl Kernel {
         let mut header = self.header(tgid, Action::Exec, Verdict::Allowed, Hook::SchedExec);
         header.rule = 0;
         header.reason = 0;
-        let body = ExecBody {
-            is_script: u8::from(script),
-            ..ExecBody::default()
-        };
-        let argv: Vec<u8> = argv
-            .iter()
-            .flat_map(|a| a.bytes().chain(std::iter::once(0)))
-            .collect();
+        let body = ExecBody { is_script: u8::from(script), ..ExecBody::default() };
+        let argv: Vec<u8> = argv.iter().flat_map(|a| a.bytes().chain(std::iter::once(0))).collect();
         encode_exec(&mut self.record, &header, &body, filename.as_bytes(), &argv);
         self.push();
     }
@@ -169,11 +150,7 @@ fn host() -> Host {
 
 fn pipeline() -> Pipeline {
     let processes = Processes::new(Box::new(NoProc));
-    Pipeline::with_clock(
-        &host(),
-        processes,
-        Clock::with_offset(1_700_000_000_000_000_000),
-    )
+    Pipeline::with_clock(&host(), processes, Clock::with_offset(1_700_000_000_000_000_000))
 }
 
 fn lines(out: &[u8]) -> Vec<Value> {
@@ -199,12 +176,8 @@ fn told(pipeline: &mut Pipeline, kernel: &mut Kernel) -> Vec<Value> {
 }
 
 fn v4(address: [u8; 4], port: u16, protocol: u8) -> PeerBody {
-    let mut body = PeerBody {
-        port: port.to_be_bytes(),
-        family: family::V4,
-        protocol,
-        ..PeerBody::default()
-    };
+    let mut body =
+        PeerBody { port: port.to_be_bytes(), family: family::V4, protocol, ..PeerBody::default() };
     body.address[..4].copy_from_slice(&address);
     body
 }
@@ -235,13 +208,7 @@ fn every_kind_of_event_is_valid_ocsf() {
         kernel.peer(11, Action::Connect, *verdict, Hook::Connect4, tcp);
         kernel.peer(11, Action::Connect, *verdict, Hook::Sendmsg6, v6);
         kernel.peer(11, Action::Bind, *verdict, Hook::Bind4, tcp);
-        kernel.peer(
-            11,
-            Action::Connect,
-            *verdict,
-            Hook::SocketConnect,
-            PeerBody::default(),
-        );
+        kernel.peer(11, Action::Connect, *verdict, Hook::SocketConnect, PeerBody::default());
         let header = kernel.header(11, Action::Bpf, *verdict, Hook::Bpf);
         for command in [5, 99] {
             let body = BpfBody { command, pad: 0 };
@@ -262,10 +229,7 @@ fn every_kind_of_event_is_valid_ocsf() {
     kernel.batch.push(b"short");
     let taken = pipeline.take(&mut kernel.batch, &Fixed, &mut out);
     assert_eq!((taken.events, taken.undecodable), (1, 1));
-    let mut counters = Stream {
-        sequence: kernel.sequence[1] + 3,
-        ..Stream::default()
-    };
+    let mut counters = Stream { sequence: kernel.sequence[1] + 3, ..Stream::default() };
     counters.lost[Kind::Peer as usize] = 3;
     let settled = pipeline.settle([(1, Lane::Told, counters)], &mut out);
     assert_eq!((settled.events, settled.lost(Kind::Peer)), (1, 3));
@@ -295,23 +259,14 @@ fn a_denied_read_tells_who_what_and_why() {
         ("/status_code", "EPERM".into()),
         ("/file/path", "/home/u/.ssh/id".into()),
         ("/file/uid", "8:1:42".into()),
-        (
-            "/time",
-            (1_700_000_000_000 + header.time / 1_000_000).into(),
-        ),
+        ("/time", (1_700_000_000_000 + header.time / 1_000_000).into()),
         ("/actor/process/pid", 11.into()),
-        (
-            "/actor/process/created_time",
-            (1_700_000_011_000_i64).into(),
-        ),
+        ("/actor/process/created_time", (1_700_000_011_000_i64).into()),
         ("/actor/process/user/uid", "1000".into()),
         ("/actor/process/cmd_line", "cat /home/u/.ssh/id".into()),
         ("/actor/process/file/path", "/usr/bin/cat".into()),
         ("/actor/process/parent_process/pid", 10.into()),
-        (
-            "/actor/process/parent_process/cmd_line",
-            "bash --token [redacted]".into(),
-        ),
+        ("/actor/process/parent_process/cmd_line", "bash --token [redacted]".into()),
         ("/unmapped/ai_agent/name", "coder".into()),
         ("/unmapped/ai_agent/instance_uid", "run-1".into()),
         ("/unmapped/reason", "no_permit".into()),
@@ -325,10 +280,7 @@ fn a_denied_read_tells_who_what_and_why() {
     }
     let nanoseconds = at("/time_dt");
     assert!(
-        nanoseconds
-            .as_str()
-            .unwrap()
-            .ends_with(&format!(".{:09}Z", header.time % 1_000_000_000))
+        nanoseconds.as_str().unwrap().ends_with(&format!(".{:09}Z", header.time % 1_000_000_000))
     );
     assert!(at("/actor/process/parent_process/parent_process").is_null());
 }
@@ -366,29 +318,12 @@ fn a_refused_exec_is_an_event_and_not_the_next_ones_path() {
     kernel.exec(11, "ssh", &["ssh", "h"], false);
     let mut out = Vec::new();
     let taken = pipeline.take(&mut kernel.batch, &Fixed, &mut out);
-    let count = |verdict| Count {
-        agent: 5,
-        action: Action::Exec,
-        verdict,
-        count: 1,
-    };
-    assert_eq!(
-        taken.counts,
-        [count(Verdict::Denied), count(Verdict::WouldDeny)]
-    );
+    let count = |verdict| Count { agent: 5, action: Action::Exec, verdict, count: 1 };
+    assert_eq!(taken.counts, [count(Verdict::Denied), count(Verdict::WouldDeny)]);
     let events = lines(&out);
-    let verdicts: Vec<_> = events
-        .iter()
-        .map(|e| (e["action_id"].clone(), e["disposition_id"].clone()))
-        .collect();
-    assert_eq!(
-        verdicts,
-        [
-            (2.into(), 2.into()),
-            (3.into(), 15.into()),
-            (3.into(), 17.into())
-        ]
-    );
+    let verdicts: Vec<_> =
+        events.iter().map(|e| (e["action_id"].clone(), e["disposition_id"].clone())).collect();
+    assert_eq!(verdicts, [(2.into(), 2.into()), (3.into(), 15.into()), (3.into(), 17.into())]);
     assert_eq!(events[0]["process"]["file"]["path"], "/usr/bin/nc");
     assert_eq!(events[2]["process"]["file"]["path"], "/usr/bin/ssh");
 }
@@ -427,12 +362,7 @@ fn records_later_than_the_drain_wait_for_the_next_one() {
 #[test]
 fn a_path_that_is_not_utf8_keeps_its_bytes_in_a_valid_line() {
     let (mut pipeline, mut kernel) = (pipeline(), Kernel::new());
-    kernel.file(
-        11,
-        Action::Write,
-        Verdict::Allowed,
-        b"/a b/\xff\n\"x\xc3\xa9",
-    );
+    kernel.file(11, Action::Write, Verdict::Allowed, b"/a b/\xff\n\"x\xc3\xa9");
     let events = told(&mut pipeline, &mut kernel);
     let file = &events[0]["file"];
     assert_eq!(file["path"], "/a b/\u{fffd}\n\"xé");
@@ -462,11 +392,7 @@ fn counts_are_by_agent_action_and_verdict_and_an_exec_counts_once() {
     kernel.file(11, Action::Read, Verdict::Denied, b"/b");
     let mut out = Vec::new();
     let taken = pipeline.take(&mut kernel.batch, &Fixed, &mut out);
-    let counts: Vec<_> = taken
-        .counts
-        .iter()
-        .map(|c| (c.action, c.verdict, c.count))
-        .collect();
+    let counts: Vec<_> = taken.counts.iter().map(|c| (c.action, c.verdict, c.count)).collect();
     assert_eq!(
         counts,
         [
@@ -489,10 +415,8 @@ fn event_ids_are_unique() {
     kernel.file_with(&header, b"/a");
     kernel.file_with(&header, b"/a");
     let events = told(&mut pipeline, &mut kernel);
-    let ids: std::collections::HashSet<_> = events
-        .iter()
-        .map(|e| e["metadata"]["uid"].as_str().unwrap().to_owned())
-        .collect();
+    let ids: std::collections::HashSet<_> =
+        events.iter().map(|e| e["metadata"]["uid"].as_str().unwrap().to_owned()).collect();
     assert_eq!(ids.len(), 102);
 }
 
@@ -519,10 +443,7 @@ fn a_process_whose_birth_was_not_seen_is_read_from_proc_and_its_chain_says_that_
     kernel.file(11, Action::Read, Verdict::Allowed, b"/x");
     kernel.exec(12, "/bin/ls", &["ls"], false);
     let events = told(&mut pipeline, &mut kernel);
-    assert_eq!(
-        events[0]["actor"]["process"]["file"]["path"],
-        "/usr/bin/cat"
-    );
+    assert_eq!(events[0]["actor"]["process"]["file"]["path"], "/usr/bin/cat");
     assert_eq!(events[0]["unmapped"]["chain_cut"], true);
     assert_eq!(events[1]["process"]["file"]["path"], "/bin/ls");
     assert_eq!(events[1]["unmapped"]["exe_from"], "name");
@@ -534,12 +455,7 @@ fn samples() {
     let (mut pipeline, mut kernel) = (pipeline(), Kernel::new());
     kernel.enrol(10);
     kernel.file(10, Action::Exec, Verdict::Allowed, b"/usr/bin/bash");
-    kernel.exec(
-        10,
-        "/usr/bin/bash",
-        &["bash", "-c", "curl -u me:pw h"],
-        false,
-    );
+    kernel.exec(10, "/usr/bin/bash", &["bash", "-c", "curl -u me:pw h"], false);
     kernel.fork(10, 11);
     kernel.file(11, Action::Exec, Verdict::Allowed, b"/usr/bin/cat");
     kernel.exec(11, "cat", &["cat", "/home/u/.ssh/id"], false);

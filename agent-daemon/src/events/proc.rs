@@ -52,9 +52,8 @@ impl ProcSource for SlashProc {
         let mut info = stat(&fs::read(format!("{at}/stat")).ok()?)?;
         info.uid = uid(&fs::read(format!("{at}/status")).ok()?)?;
         // A kernel thread or a dying process has none; the rest is still worth having.
-        info.exe = fs::read_link(format!("{at}/exe"))
-            .ok()
-            .map(|path| path.into_os_string().into_vec());
+        info.exe =
+            fs::read_link(format!("{at}/exe")).ok().map(|path| path.into_os_string().into_vec());
         info.argv = fs::read(format!("{at}/cmdline")).unwrap_or_default();
         info.argv.truncate(CMDLINE_MAX);
         Some(info)
@@ -79,9 +78,7 @@ fn stat(text: &[u8]) -> Option<ProcInfo> {
 }
 
 fn uid(text: &[u8]) -> Option<u32> {
-    let line = text
-        .split(|&b| b == b'\n')
-        .find_map(|l| l.strip_prefix(b"Uid:"))?;
+    let line = text.split(|&b| b == b'\n').find_map(|l| l.strip_prefix(b"Uid:"))?;
     let line = std::str::from_utf8(line).ok()?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }

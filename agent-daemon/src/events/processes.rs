@@ -35,11 +35,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            processes: 65_536,
-            text: 32 << 20,
-            graves: 1_024,
-        }
+        Self { processes: 65_536, text: 32 << 20, graves: 1_024 }
     }
 }
 
@@ -202,9 +198,7 @@ impl Processes {
     /// A process began; the header is the parent's.
     pub fn on_fork(&mut self, header: &Header, body: &ForkBody) -> Handle {
         let parent = self.actor(header);
-        let image = self
-            .get(parent)
-            .map_or_else(|| self.nothing.clone(), |p| p.image.clone());
+        let image = self.get(parent).map_or_else(|| self.nothing.clone(), |p| p.image.clone());
         self.enter(Process {
             tgid: body.child,
             start: body.child_start,
@@ -246,12 +240,7 @@ impl Processes {
         if let Some(handle) = self.find(tgid, task.start) {
             return handle;
         }
-        let header = Header {
-            tgid,
-            start: task.start,
-            agent: task.agent,
-            ..Header::default()
-        };
+        let header = Header { tgid, start: task.start, agent: task.agent, ..Header::default() };
         let info = self.look_up(&header);
         let handle = self.enter_from(&header, info, Born::Adopted);
         let link = self.link_to(task.parent, task.agent);
@@ -330,10 +319,7 @@ impl Processes {
             || process.start == 0
             || process.start == start
             || (process.start.is_multiple_of(TICK_NS) && start.abs_diff(process.start) < TICK_NS);
-        same.then_some(Handle {
-            slot,
-            generation: entry.generation,
-        })
+        same.then_some(Handle { slot, generation: entry.generation })
     }
 
     fn get_mut(&mut self, handle: Handle) -> Option<&mut Process> {
@@ -409,22 +395,14 @@ impl Processes {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
-                self.slots.push(Slot {
-                    generation: 0,
-                    children: 0,
-                    buried: false,
-                    process: None,
-                });
+                self.slots.push(Slot { generation: 0, children: 0, buried: false, process: None });
                 // Bounded by `Limits::processes`.
                 (self.slots.len() - 1) as u32
             }
         };
         let entry = &mut self.slots[slot as usize];
         entry.process = Some(process);
-        let handle = Handle {
-            slot,
-            generation: entry.generation,
-        };
+        let handle = Handle { slot, generation: entry.generation };
         debug_assert!(link != Link::To(handle));
         // A number that is in use again: the exit of the one before it was not seen.
         if let Some(old) = self.by_tgid.insert(tgid, slot) {
@@ -438,10 +416,7 @@ impl Processes {
         let Some(entry) = self.slots.get_mut(slot as usize) else {
             return;
         };
-        let handle = Handle {
-            slot,
-            generation: entry.generation,
-        };
+        let handle = Handle { slot, generation: entry.generation };
         if let Some(process) = entry.process.as_mut() {
             process.ended.get_or_insert(process.start);
             if !entry.buried {
@@ -540,10 +515,7 @@ impl Processes {
             let slot = self.hand;
             self.hand = (self.hand + 1) % (self.slots.len().max(1) as u32);
             let kept = matches!(keep, Link::To(handle) if handle.slot == slot);
-            let held = self
-                .slots
-                .get(slot as usize)
-                .is_some_and(|entry| entry.process.is_some());
+            let held = self.slots.get(slot as usize).is_some_and(|entry| entry.process.is_some());
             if held && (!kept || self.held() == 1) {
                 self.evicted += 1;
                 self.forget(slot);

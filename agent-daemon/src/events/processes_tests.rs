@@ -21,11 +21,7 @@ fn table(limits: Limits) -> Processes {
 }
 
 fn fork(table: &mut Processes, parent: u32, child: u32) -> Handle {
-    let body = ForkBody {
-        child_start: header(child).start,
-        child,
-        pad: 0,
-    };
+    let body = ForkBody { child_start: header(child).start, child, pad: 0 };
     table.on_fork(&header(parent), &body)
 }
 
@@ -46,11 +42,7 @@ fn chain(table: &Processes, handle: Handle) -> Vec<u32> {
 }
 
 fn small(processes: usize, graves: usize) -> Limits {
-    Limits {
-        processes,
-        text: 1 << 20,
-        graves,
-    }
+    Limits { processes, text: 1 << 20, graves }
 }
 
 #[test]
@@ -77,11 +69,7 @@ fn a_chain_goes_no_further_than_the_agent() {
     let mut launcher = header(10);
     launcher.agent = AGENT + 1;
     table.on_enrol(&launcher);
-    let body = ForkBody {
-        child_start: header(11).start,
-        child: 11,
-        pad: 0,
-    };
+    let body = ForkBody { child_start: header(11).start, child: 11, pad: 0 };
     table.on_fork(&launcher, &body);
     // Enrolled by its own cgroup: a root, although its parent is known.
     table.on_enrol(&header(11));
@@ -112,10 +100,7 @@ fn the_recently_dead_are_still_known() {
     }
     assert_eq!(table.held(), 2);
     let late = table.actor(&header(12));
-    assert_eq!(
-        table.get(late).unwrap().image.exe.as_deref(),
-        Some(&b"/bin/x"[..])
-    );
+    assert_eq!(table.get(late).unwrap().image.exe.as_deref(), Some(&b"/bin/x"[..]));
 }
 
 #[test]
@@ -124,9 +109,7 @@ fn the_table_is_bounded_whatever_happens() {
     table.on_enrol(&header(1));
     let mut random = 7_u64;
     for next in 2..20_000_u32 {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let parent = next - 1 - (random >> 33) as u32 % next.clamp(2, 50) / 2;
         let child = fork(&mut table, parent, next);
         assert!(table.get(child).is_some());
@@ -138,10 +121,7 @@ fn the_table_is_bounded_whatever_happens() {
         assert!(table.by_tgid.len() <= 64);
         for process in table.living().take(3) {
             let slot = table.by_tgid[&process.tgid];
-            assert_eq!(
-                table.slots[slot as usize].process.as_ref().unwrap().tgid,
-                process.tgid
-            );
+            assert_eq!(table.slots[slot as usize].process.as_ref().unwrap().tgid, process.tgid);
         }
     }
     assert!(table.evicted() > 0);
@@ -168,10 +148,7 @@ fn a_chain_that_lost_its_root_says_so() {
 
 #[test]
 fn beyond_the_text_bound_command_lines_are_short() {
-    let limits = Limits {
-        text: 2_000,
-        ..small(100, 0)
-    };
+    let limits = Limits { text: 2_000, ..small(100, 0) };
     let mut table = table(limits);
     let long = "/".to_owned() + &"x".repeat(900);
     let first = exec(&mut table, 10, &long);
@@ -184,12 +161,7 @@ fn beyond_the_text_bound_command_lines_are_short() {
 #[test]
 fn adopted_processes_keep_their_parents() {
     let mut table = table(Limits::default());
-    let task = |parent, start| Task {
-        agent: AGENT,
-        parent,
-        start,
-        ..Task::default()
-    };
+    let task = |parent, start| Task { agent: AGENT, parent, start, ..Task::default() };
     table.adopt(10, &task(0, header(10).start));
     table.adopt(11, &task(10, header(11).start));
     let leaf = table.actor(&header(11));

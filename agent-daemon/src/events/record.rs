@@ -123,11 +123,7 @@ pub enum DecodeError {
 
 /// The lane that the kernel half sends a record in: told when it was allowed, else denied.
 pub const fn lane_of(header: &Header) -> Lane {
-    if header.verdict == Verdict::Allowed as u8 {
-        Lane::Told
-    } else {
-        Lane::Denied
-    }
+    if header.verdict == Verdict::Allowed as u8 { Lane::Told } else { Lane::Denied }
 }
 
 fn fixed<'a, T: FromBytes>(
@@ -149,11 +145,7 @@ fn variable<'a>(
 ) -> Result<(&'a [u8], &'a [u8]), DecodeError> {
     let len = stated as usize;
     if len > limit {
-        return Err(DecodeError::Length {
-            what,
-            stated,
-            limit,
-        });
+        return Err(DecodeError::Length { what, stated, limit });
     }
     bytes.split_at_checked(len).ok_or(DecodeError::Short {
         part: what,
@@ -174,10 +166,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let (header, _) = fixed::<Header>(bytes, "header")?;
     let size = header.size as usize;
     let Some(bytes) = bytes.get(size_of::<Header>()..size) else {
-        return Err(DecodeError::Size {
-            stated: header.size,
-            had: bytes.len(),
-        });
+        return Err(DecodeError::Size { stated: header.size, had: bytes.len() });
     };
     let kind = code("kind", header.kind, Kind::from_code)?;
     let action = code("action", header.action, Action::from_code)?;
@@ -190,11 +179,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         0 if !judged => Verdict::Allowed,
         verdict => code("verdict", verdict, Verdict::from_code)?,
     };
-    let reason = if judged {
-        Some(code("reason", header.reason, Reason::from_code)?)
-    } else {
-        None
-    };
+    let reason =
+        if judged { Some(code("reason", header.reason, Reason::from_code)?) } else { None };
     let fits = match (kind, action) {
         (Kind::File, Action::Exec | Action::Read | Action::Write)
         | (Kind::Peer, Action::Connect | Action::Bind)
@@ -218,23 +204,12 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             let (body, rest) = fixed::<ExecBody>(bytes, "exec body")?;
             let (filename, rest) = variable(rest, body.filename_len, PATH_MAX, "file name")?;
             let (argv, _) = variable(rest, body.argv_len, ARGV_MAX, "arguments")?;
-            Body::Exec {
-                body,
-                filename,
-                argv,
-            }
+            Body::Exec { body, filename, argv }
         }
         Kind::Exit => Body::Exit(fixed(bytes, "exit body")?.0),
         Kind::Enrol => Body::Enrol,
     };
-    Ok(Record {
-        header,
-        action,
-        verdict,
-        reason,
-        hook,
-        body,
-    })
+    Ok(Record { header, action, verdict, reason, hook, body })
 }
 
 fn clip(bytes: &[u8], limit: usize) -> &[u8] {
@@ -261,10 +236,7 @@ fn assemble(out: &mut Vec<u8>, header: &Header, kind: Kind, body: &[u8], rest: [
 /// object is [`Reason::PathUnresolved`].
 pub fn encode_file(out: &mut Vec<u8>, header: &Header, body: &FileBody, path: &[u8]) {
     let path = if path.len() > PATH_MAX { &[] } else { path };
-    let body = FileBody {
-        path_len: path.len() as u32,
-        ..*body
-    };
+    let body = FileBody { path_len: path.len() as u32, ..*body };
     assemble(out, header, Kind::File, body.as_bytes(), [path, &[]]);
 }
 
@@ -311,10 +283,7 @@ mod tests {
 
     fn file() -> Vec<u8> {
         let mut out = Vec::new();
-        let body = FileBody {
-            inode: 9,
-            ..FileBody::default()
-        };
+        let body = FileBody { inode: 9, ..FileBody::default() };
         encode_file(&mut out, &header(Action::Read), &body, b"/etc/\xffhosts");
         out
     }
@@ -325,9 +294,7 @@ mod tests {
         let record = decode(&bytes).unwrap();
         assert_eq!(record.header.tgid, 7);
         assert_eq!(record.action, Action::Read);
-        let Body::File { body, path } = record.body else {
-            panic!("{record:?}")
-        };
+        let Body::File { body, path } = record.body else { panic!("{record:?}") };
         assert_eq!((body.inode, path), (9, b"/etc/\xffhosts".as_slice()));
     }
 
@@ -338,14 +305,7 @@ mod tests {
         let body = ExecBody::default();
         encode_exec(&mut out, &header(Action::Exec), &body, b"/bin/x", &argv);
         let record = decode(&out).unwrap();
-        let Body::Exec {
-            body,
-            filename,
-            argv,
-        } = record.body
-        else {
-            panic!("{record:?}")
-        };
+        let Body::Exec { body, filename, argv } = record.body else { panic!("{record:?}") };
         assert_eq!(filename, b"/bin/x");
         assert_eq!(argv.len(), ARGV_MAX);
         assert_eq!(body.argv_total as usize, ARGV_MAX + 10);
@@ -361,20 +321,12 @@ mod tests {
 
     #[test]
     fn an_unknown_code_is_named() {
-        let cases: [(usize, &str); 5] = [
-            (4, "kind"),
-            (5, "action"),
-            (6, "verdict"),
-            (7, "reason"),
-            (60, "hook"),
-        ];
+        let cases: [(usize, &str); 5] =
+            [(4, "kind"), (5, "action"), (6, "verdict"), (7, "reason"), (60, "hook")];
         for (offset, what) in cases {
             let mut bytes = file();
             bytes[offset] = 200;
-            assert_eq!(
-                decode(&bytes).unwrap_err(),
-                DecodeError::Code { what, code: 200 }
-            );
+            assert_eq!(decode(&bytes).unwrap_err(), DecodeError::Code { what, code: 200 });
         }
     }
 
@@ -383,15 +335,9 @@ mod tests {
         let mut bytes = file();
         let offset = size_of::<Header>() + 16;
         bytes[offset..offset + 4].copy_from_slice(&u32::MAX.to_ne_bytes());
-        assert!(matches!(
-            decode(&bytes).unwrap_err(),
-            DecodeError::Length { what: "path", .. }
-        ));
+        assert!(matches!(decode(&bytes).unwrap_err(), DecodeError::Length { what: "path", .. }));
         bytes[offset..offset + 4].copy_from_slice(&100_u32.to_ne_bytes());
-        assert!(matches!(
-            decode(&bytes).unwrap_err(),
-            DecodeError::Short { part: "path", .. }
-        ));
+        assert!(matches!(decode(&bytes).unwrap_err(), DecodeError::Short { part: "path", .. }));
     }
 
     #[test]
@@ -400,16 +346,8 @@ mod tests {
         bytes[6] = 0;
         assert!(decode(&bytes).is_err());
         let mut out = Vec::new();
-        let header = Header {
-            hook: Hook::SchedExit as u8,
-            ..Header::default()
-        };
-        encode_fixed(
-            &mut out,
-            &header,
-            Kind::Exit,
-            ExitBody::default().as_bytes(),
-        );
+        let header = Header { hook: Hook::SchedExit as u8, ..Header::default() };
+        encode_fixed(&mut out, &header, Kind::Exit, ExitBody::default().as_bytes());
         let record = decode(&out).unwrap();
         assert_eq!((record.verdict, record.reason), (Verdict::Allowed, None));
     }
@@ -418,9 +356,6 @@ mod tests {
     fn a_kind_that_cannot_tell_of_its_action_is_refused() {
         let mut bytes = file();
         bytes[5] = Action::Connect as u8;
-        assert!(matches!(
-            decode(&bytes).unwrap_err(),
-            DecodeError::Mismatch { .. }
-        ));
+        assert!(matches!(decode(&bytes).unwrap_err(), DecodeError::Mismatch { .. }));
     }
 }

@@ -19,53 +19,29 @@ const SHAPES: &[(&str, &str)] = &[
         "PEM private key",
         r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY( BLOCK)?-----.*?(-----END [A-Z ]*PRIVATE KEY( BLOCK)?-----|$)",
     ),
-    (
-        "JSON web token",
-        r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(\.[A-Za-z0-9_-]*)?",
-    ),
-    (
-        "AWS access key id",
-        r"\b(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b",
-    ),
+    ("JSON web token", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(\.[A-Za-z0-9_-]*)?"),
+    ("AWS access key id", r"\b(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b"),
     ("GitHub token", r"\bgh[pousr]_[A-Za-z0-9]{20,}"),
-    (
-        "GitHub fine-grained token",
-        r"\bgithub_pat_[A-Za-z0-9_]{20,}",
-    ),
-    (
-        "GitLab token",
-        r"\bgl(pat|dt|rt|cbt|ptt|ft|soat)-[A-Za-z0-9_.-]{16,}",
-    ),
+    ("GitHub fine-grained token", r"\bgithub_pat_[A-Za-z0-9_]{20,}"),
+    ("GitLab token", r"\bgl(pat|dt|rt|cbt|ptt|ft|soat)-[A-Za-z0-9_.-]{16,}"),
     ("OpenAI or Anthropic key", r"\bsk-[A-Za-z0-9_-]{20,}"),
     ("Slack token", r"\bx(ox[abceoprs]|app)-[A-Za-z0-9-]{10,}"),
-    (
-        "Slack webhook",
-        r"hooks\.slack\.com/(services|workflows)/[A-Za-z0-9/_-]+",
-    ),
+    ("Slack webhook", r"hooks\.slack\.com/(services|workflows)/[A-Za-z0-9/_-]+"),
     ("Google API key", r"\bAIza[A-Za-z0-9_-]{30,}"),
     ("Google OAuth token", r"\bya29\.[A-Za-z0-9_-]{20,}"),
     ("Google OAuth client secret", r"\bGOCSPX-[A-Za-z0-9_-]{20,}"),
-    (
-        "Stripe key",
-        r"\b([sr]k_(live|test)|whsec)_[A-Za-z0-9]{16,}",
-    ),
+    ("Stripe key", r"\b([sr]k_(live|test)|whsec)_[A-Za-z0-9]{16,}"),
     ("npm token", r"\bnpm_[A-Za-z0-9]{30,}"),
     ("PyPI token", r"\bpypi-[A-Za-z0-9_-]{32,}"),
     ("Hugging Face token", r"\bhf_[A-Za-z0-9]{30,}"),
-    (
-        "SendGrid key",
-        r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-    ),
+    ("SendGrid key", r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
     ("Vault token", r"\bhv[sbr]\.[A-Za-z0-9_-]{20,}"),
     ("DigitalOcean token", r"\bdo[opr]_v1_[a-f0-9]{40,}"),
     ("Databricks token", r"\bdapi[a-f0-9]{32}\b"),
     ("Twilio key", r"\bSK[0-9a-f]{32}\b"),
     ("crates.io token", r"\bcio[A-Za-z0-9]{32}\b"),
     ("age secret key", r"\bAGE-SECRET-KEY-1[0-9A-Z]{50,}"),
-    (
-        "xAI, Groq, Replicate or Perplexity key",
-        r"\b(xai-|gsk_|r8_|pplx-)[A-Za-z0-9]{30,}",
-    ),
+    ("xAI, Groq, Replicate or Perplexity key", r"\b(xai-|gsk_|r8_|pplx-)[A-Za-z0-9]{30,}"),
 ];
 
 /// Schemes of the `Authorization` header.
@@ -117,14 +93,7 @@ const SECRET_PAIRS: &[(&str, &str)] = &[
 ];
 
 /// Endings that make one word without a break a secret's name, as in `PGPASSWORD` or `authtoken`.
-const SECRET_ENDINGS: &[&str] = &[
-    "password",
-    "passwd",
-    "passphrase",
-    "token",
-    "apikey",
-    "secret",
-];
+const SECRET_ENDINGS: &[&str] = &["password", "passwd", "passphrase", "token", "apikey", "secret"];
 
 /// Where in an option's value the secret is.
 #[derive(Clone, Copy)]
@@ -163,43 +132,25 @@ const OPTIONS: &[(&[&str], &str, Attached, Part)] = {
         (&["http", "https", "xh"], "-a", Both, Part::After(':')),
         (&["http", "https", "xh"], "--auth", Never, Part::After(':')),
         (
-            &[
-                "docker", "podman", "nerdctl", "helm", "buildah", "skopeo", "oras",
-            ],
+            &["docker", "podman", "nerdctl", "helm", "buildah", "skopeo", "oras"],
             "-p",
             Never,
             Part::All,
         ),
         (&["redis-cli"], "-a", Never, Part::All),
         (
-            &[
-                "ldapsearch",
-                "ldapadd",
-                "ldapmodify",
-                "ldapdelete",
-                "ldapwhoami",
-            ],
+            &["ldapsearch", "ldapadd", "ldapmodify", "ldapdelete", "ldapwhoami"],
             "-w",
             Both,
             Part::All,
         ),
-        (
-            &["smbclient", "rpcclient", "net"],
-            "-U",
-            Both,
-            Part::After('%'),
-        ),
+        (&["smbclient", "rpcclient", "net"], "-U", Both, Part::After('%')),
         (&["mosquitto_pub", "mosquitto_sub"], "-P", Both, Part::All),
         (&["zip", "unzip"], "-P", Both, Part::All),
         (&["7z", "7za", "7zr"], "-p", Only, Part::All),
         (&["openssl"], "-k", Never, Part::All),
         (&["openssl"], "-K", Never, Part::All),
-        (
-            &["mongo", "mongosh", "mongodump", "mongorestore"],
-            "-p",
-            Both,
-            Part::All,
-        ),
+        (&["mongo", "mongosh", "mongodump", "mongorestore"], "-p", Both, Part::All),
         (&["sqlcmd", "bcp"], "-P", Both, Part::All),
         (&["snmpget", "snmpwalk", "snmpset"], "-c", Both, Part::All),
         (&["snmpget", "snmpwalk", "snmpset"], "-A", Both, Part::All),
@@ -225,10 +176,7 @@ fn compile(pattern: &str) -> Regex {
 }
 
 static SHAPE: LazyLock<Regex> = LazyLock::new(|| {
-    let all: Vec<String> = SHAPES
-        .iter()
-        .map(|(_, shape)| format!("(?:{shape})"))
-        .collect();
+    let all: Vec<String> = SHAPES.iter().map(|(_, shape)| format!("(?:{shape})")).collect();
     compile(&all.join("|"))
 });
 static CUT_SHAPE: LazyLock<Regex> = LazyLock::new(|| compile(CUT_SHAPES));
@@ -328,11 +276,7 @@ const DEPTH_MAX: u8 = 2;
 
 impl Redactor {
     const fn new(depth: u8) -> Self {
-        Self {
-            program: None,
-            next: Next::Plain,
-            depth,
-        }
+        Self { program: None, next: Next::Plain, depth }
     }
 
     fn argument<'a>(&mut self, argument: &'a str) -> Cow<'a, str> {
@@ -359,9 +303,7 @@ impl Redactor {
     fn option<'a>(&mut self, argument: &'a str) -> Option<Cow<'a, str>> {
         // `--name=value`, `NAME=value`, `-Dname=value`.
         if let Some((name, value)) = argument.split_once('=')
-            && name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
             && is_secret_name(name)
             && !value.is_empty()
         {
@@ -408,9 +350,7 @@ fn nested(line: &str, depth: u8) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
     while !rest.is_empty() {
-        let gap = rest
-            .find(|c: char| !c.is_whitespace())
-            .unwrap_or(rest.len());
+        let gap = rest.find(|c: char| !c.is_whitespace()).unwrap_or(rest.len());
         out.push_str(&rest[..gap]);
         rest = &rest[gap..];
         let end = word_end(rest);
@@ -471,24 +411,17 @@ pub fn text(text: &str) -> Cow<'_, str> {
     }
     let out = replace(out, &USERINFO, |c| format!("{}:{MARK}@", group(c, 1)));
     let out = replace(out, &USERINFO_SLASH, |c| format!("{}:{MARK}@", group(c, 1)));
-    let out = replace(out, &HEADER, |c| {
-        format!("{}{}{}{MARK}", group(c, 1), group(c, 2), group(c, 3))
-    });
-    let out = replace(out, &BEARER, |c| {
-        format!("{}{}{MARK}", group(c, 1), group(c, 2))
-    });
+    let out =
+        replace(out, &HEADER, |c| format!("{}{}{}{MARK}", group(c, 1), group(c, 2), group(c, 3)));
+    let out = replace(out, &BEARER, |c| format!("{}{}{MARK}", group(c, 1), group(c, 2)));
     let out = replace(out, &FIELD, |c| {
         let value = group(c, 3);
         // What follows a scheme in a header is gone already; the scheme says what it was.
-        let scheme = SCHEMES
-            .iter()
-            .any(|scheme| value.eq_ignore_ascii_case(scheme));
+        let scheme = SCHEMES.iter().any(|scheme| value.eq_ignore_ascii_case(scheme));
         if !is_secret_name(&group(c, 1)) || value.starts_with(MARK) || scheme {
             return group(c, 0);
         }
-        let open = value
-            .find(|c| c != '\\' && c != '"' && c != '\'')
-            .unwrap_or(value.len());
+        let open = value.find(|c| c != '\\' && c != '"' && c != '\'').unwrap_or(value.len());
         if open == value.len() {
             return group(c, 0);
         }
@@ -508,19 +441,16 @@ fn assignments(text: Cow<'_, str>) -> Cow<'_, str> {
         search = at + 1;
         let head = text[from..at].trim_end_matches(['\\', '"', '\'']);
         let begin = from
-            + head.rfind(|c| !is_name(c)).map_or(0, |p| {
-                p + head[p..].chars().next().map_or(1, char::len_utf8)
-            });
+            + head
+                .rfind(|c| !is_name(c))
+                .map_or(0, |p| p + head[p..].chars().next().map_or(1, char::len_utf8));
         let name = &text[begin..from + head.len()];
         if !is_secret_name(name) {
             continue;
         }
         let value = &text[at + 1..];
         let open = value.len() - value.trim_start_matches('\\').len();
-        let quoted = value[open..]
-            .chars()
-            .next()
-            .filter(|c| matches!(c, '"' | '\''));
+        let quoted = value[open..].chars().next().filter(|c| matches!(c, '"' | '\''));
         let (skip, len) = match quoted {
             Some(quote) => {
                 let inner = &value[open + 1..];

@@ -11,11 +11,7 @@ fn line(arguments: &[&str]) -> String {
 
 /// A fake secret of some shape; built at run time, so that no scanner takes this file for a leak.
 fn fake(prefix: &str, len: usize) -> String {
-    let body: String = "a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuV"
-        .chars()
-        .cycle()
-        .take(len)
-        .collect();
+    let body: String = "a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuV".chars().cycle().take(len).collect();
     format!("{prefix}{body}")
 }
 
@@ -74,22 +70,13 @@ fn shapes_are_taken_out_wherever_they_stand() {
 #[test]
 fn what_is_given_to_a_secrets_name_is_taken_out() {
     let cases: &[(&[&str], &str)] = &[
-        (
-            &["x", "--password=hunter2 and more"],
-            "x --password=[redacted]",
-        ),
-        (
-            &["x", "--password", "hunter2", "y"],
-            "x --password [redacted] y",
-        ),
+        (&["x", "--password=hunter2 and more"], "x --password=[redacted]"),
+        (&["x", "--password", "hunter2", "y"], "x --password [redacted] y"),
         (
             &["x", "--api-key", "k", "--client-secret=s"],
             "x --api-key [redacted] --client-secret=[redacted]",
         ),
-        (
-            &["x", "--apiKey=k", "-token", "t"],
-            "x --apiKey=[redacted] -token [redacted]",
-        ),
+        (&["x", "--apiKey=k", "-token", "t"], "x --apiKey=[redacted] -token [redacted]"),
         (
             &["env", "DB_PASSWORD=a b", "PGPASSWORD=x", "cmd"],
             "env DB_PASSWORD=[redacted] PGPASSWORD=[redacted] cmd",
@@ -106,10 +93,7 @@ fn what_is_given_to_a_secrets_name_is_taken_out() {
             &["curl", "-H", "Authorization: Bearer abc.def"],
             "curl -H 'Authorization: Bearer [redacted]'",
         ),
-        (
-            &["curl", "-HAuthorization: token abc"],
-            "curl '-HAuthorization: token [redacted]'",
-        ),
+        (&["curl", "-HAuthorization: token abc"], "curl '-HAuthorization: token [redacted]'"),
         (
             &["curl", "-H", "X-Api-Key: abc", "-H", "Cookie: sid=1; b=2"],
             "curl -H 'X-Api-Key: [redacted]' -H 'Cookie: [redacted]'",
@@ -118,14 +102,8 @@ fn what_is_given_to_a_secrets_name_is_taken_out() {
             &["git", "clone", "https://me:pa:ss@w0rd@host/r.git"],
             "git clone https://me:[redacted]@host/r.git",
         ),
-        (
-            &["psql", "postgres://u:p%20@h:5432/db"],
-            "psql postgres://u:[redacted]@h:5432/db",
-        ),
-        (
-            &["redis-cli", "-u", "redis://:secret@h:6379"],
-            "redis-cli -u redis://:[redacted]@h:6379",
-        ),
+        (&["psql", "postgres://u:p%20@h:5432/db"], "psql postgres://u:[redacted]@h:5432/db"),
+        (&["redis-cli", "-u", "redis://:secret@h:6379"], "redis-cli -u redis://:[redacted]@h:6379"),
         (
             &["curl", "https://h/p?a=1&access_token=xyz&b=2"],
             "curl 'https://h/p?a=1&access_token=[redacted]&b=2'",
@@ -134,47 +112,22 @@ fn what_is_given_to_a_secrets_name_is_taken_out() {
             &["curl", "-d", r#"{"user":"u","password":"p w"}"#],
             r#"curl -d '{"user":"u","password":"[redacted]"}'"#,
         ),
-        (
-            &["curl", "-d", r#"{"api_key": "k"}"#],
-            r#"curl -d '{"api_key": "[redacted]"}'"#,
-        ),
+        (&["curl", "-d", r#"{"api_key": "k"}"#], r#"curl -d '{"api_key": "[redacted]"}'"#),
         (
             &["kubectl", "create", "--from-literal=password=p"],
             "kubectl create --from-literal=password=[redacted]",
         ),
         (
-            &[
-                "sh",
-                "-c",
-                "mysql -uroot -phunter2 db && PASSWORD='a b' run",
-            ],
+            &["sh", "-c", "mysql -uroot -phunter2 db && PASSWORD='a b' run"],
             "sh -c 'mysql -uroot -p[redacted] db && PASSWORD=[redacted] run'",
         ),
-        (
-            &["sh", "-c", "curl --token \"t o k\" x"],
-            "sh -c 'curl --token \"[redacted]\" x'",
-        ),
-        (
-            &["bash", "-c", "export TOKEN=abc; do"],
-            "bash -c 'export TOKEN=[redacted] do'",
-        ),
+        (&["sh", "-c", "curl --token \"t o k\" x"], "sh -c 'curl --token \"[redacted]\" x'"),
+        (&["bash", "-c", "export TOKEN=abc; do"], "bash -c 'export TOKEN=[redacted] do'"),
         (&["sudo", "mysql", "-psecret"], "sudo mysql -p[redacted]"),
-        (
-            &["sshpass", "-p", "x", "ssh", "h"],
-            "sshpass -p [redacted] ssh h",
-        ),
-        (
-            &["/usr/bin/curl", "-u", "me:pw", "h"],
-            "/usr/bin/curl -u me:[redacted] h",
-        ),
-        (
-            &["curl", "--user=me:pw", "-ume:pw"],
-            "curl --user=me:[redacted] -ume:[redacted]",
-        ),
-        (
-            &["docker", "login", "-u", "me", "-p", "x"],
-            "docker login -u me -p [redacted]",
-        ),
+        (&["sshpass", "-p", "x", "ssh", "h"], "sshpass -p [redacted] ssh h"),
+        (&["/usr/bin/curl", "-u", "me:pw", "h"], "/usr/bin/curl -u me:[redacted] h"),
+        (&["curl", "--user=me:pw", "-ume:pw"], "curl --user=me:[redacted] -ume:[redacted]"),
+        (&["docker", "login", "-u", "me", "-p", "x"], "docker login -u me -p [redacted]"),
         (&["smbclient", "-U", "u%p"], "smbclient -U u%[redacted]"),
         (
             &["openssl", "enc", "-passin", "pass:x", "-k", "y"],
@@ -221,10 +174,7 @@ fn what_is_no_secret_stays() {
 
 #[test]
 fn a_boolean_option_does_not_swallow_the_next_option() {
-    assert_eq!(
-        line(&["mysql", "--password", "--user", "x"]),
-        "mysql --password --user x"
-    );
+    assert_eq!(line(&["mysql", "--password", "--user", "x"]), "mysql --password --user x");
 }
 
 #[test]
@@ -237,10 +187,7 @@ fn a_secret_at_the_cut_is_taken_out_although_it_is_too_short_to_be_one() {
 
 #[test]
 fn any_bytes_are_taken_and_empty_arguments_stay_visible() {
-    assert_eq!(
-        command_line(b"a\0\xff\xfe\0\0b\0", false),
-        "a \u{fffd}\u{fffd} '' b"
-    );
+    assert_eq!(command_line(b"a\0\xff\xfe\0\0b\0", false), "a \u{fffd}\u{fffd} '' b");
     assert_eq!(command_line(b"", false), "");
     let mut random = 1_u32;
     for _ in 0..2_000 {

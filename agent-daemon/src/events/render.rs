@@ -76,14 +76,7 @@ impl Renderer {
     /// Renders in a given time zone.
     #[must_use]
     pub const fn in_zone(filter: Filter, colour: bool, zone: TimeZone) -> Self {
-        Self {
-            filter,
-            colour,
-            zone,
-            agent_width: 8,
-            target_width: 40,
-            policy_width: 12,
-        }
+        Self { filter, colour, zone, agent_width: 8, target_width: 40, policy_width: 12 }
     }
 
     /// The line for people, without a line end; `None` when the filter leaves it out. What is not
@@ -142,14 +135,12 @@ impl Renderer {
     }
 
     fn time(&self, event: &Value) -> String {
-        let stamp = event["time"]
-            .as_i64()
-            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let stamp =
+            event["time"].as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         match stamp {
-            Some(stamp) => stamp
-                .to_zoned(self.zone.clone())
-                .strftime("%Y-%m-%d %H:%M:%S%.3f")
-                .to_string(),
+            Some(stamp) => {
+                stamp.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
+            }
             None => format!("{:23}", "?"),
         }
     }
@@ -190,11 +181,7 @@ fn target(event: &Value, class: u64) -> String {
         // The exact bytes, where the path is not UTF-8.
         let uri = text(&format!("{at}/uri"));
         let path = text(&format!("{at}/path"));
-        let path = if path.is_empty() {
-            text(&format!("{at}/name"))
-        } else {
-            path
-        };
+        let path = if path.is_empty() { text(&format!("{at}/name")) } else { path };
         if uri.is_empty() { path } else { uri }.to_owned()
     };
     match class {
@@ -221,32 +208,15 @@ fn target(event: &Value, class: u64) -> String {
         },
         1008 => lost(event),
         4001 => {
-            let side = if event["dst_endpoint"].is_object() {
-                "/dst_endpoint"
-            } else {
-                "/src_endpoint"
-            };
+            let side =
+                if event["dst_endpoint"].is_object() { "/dst_endpoint" } else { "/src_endpoint" };
             let ip = text(&format!("{side}/ip"));
-            let ip = if ip.is_empty() {
-                text(&format!("{side}/name"))
-            } else {
-                ip
-            };
-            let port = event
-                .pointer(&format!("{side}/port"))
-                .and_then(Value::as_u64)
-                .unwrap_or(0);
+            let ip = if ip.is_empty() { text(&format!("{side}/name")) } else { ip };
+            let port = event.pointer(&format!("{side}/port")).and_then(Value::as_u64).unwrap_or(0);
             let name = text("/connection_info/protocol_name");
-            let address = if ip.contains(':') {
-                format!("[{ip}]:{port}")
-            } else {
-                format!("{ip}:{port}")
-            };
-            if name.is_empty() {
-                address
-            } else {
-                format!("{name} {address}")
-            }
+            let address =
+                if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+            if name.is_empty() { address } else { format!("{name} {address}") }
         }
         _ => String::new(),
     }
@@ -323,9 +293,7 @@ mod tests {
     }
 
     fn line(event: &Value) -> String {
-        renderer(Filter::default())
-            .line(event.to_string().as_bytes())
-            .unwrap()
+        renderer(Filter::default()).line(event.to_string().as_bytes()).unwrap()
     }
 
     #[test]
@@ -343,16 +311,11 @@ mod tests {
         let lines: Vec<String> = [(1, "/a"), (2, "/b/c/d"), (3, "/e")]
             .iter()
             .map(|(action, path)| {
-                renderer
-                    .line(event(*action, path).to_string().as_bytes())
-                    .unwrap()
+                renderer.line(event(*action, path).to_string().as_bytes()).unwrap()
             })
             .collect();
         let column = |line: &String| line.find("no-keys");
-        assert!(
-            lines.iter().all(|line| column(line) == column(&lines[0])),
-            "{lines:#?}"
-        );
+        assert!(lines.iter().all(|line| column(line) == column(&lines[0])), "{lines:#?}");
         assert!(lines[0].contains("  allowed  ") && lines[2].contains("  audit    "));
     }
 
@@ -379,18 +342,10 @@ mod tests {
             "time": 1, "class_uid": 1008, "activity_id": 99, "activity_name": "Lose", "count": 5,
             "unmapped": {"gap": {"cpu": 1, "lost": {"exec": 1, "file": 4}, "last_before": 7, "first_after": 13}},
         });
-        let denied = Filter {
-            denied: true,
-            ..Filter::default()
-        };
-        let other = Filter {
-            agent: Some("other".into()),
-            ..Filter::default()
-        };
+        let denied = Filter { denied: true, ..Filter::default() };
+        let other = Filter { agent: Some("other".into()), ..Filter::default() };
         let kept = |filter: &Filter, event: &Value| {
-            renderer(filter.clone())
-                .line(event.to_string().as_bytes())
-                .is_some()
+            renderer(filter.clone()).line(event.to_string().as_bytes()).is_some()
         };
         assert!(kept(&denied, &event(2, "/a")) && !kept(&denied, &event(1, "/a")));
         assert!(!kept(&denied, &event(3, "/a")));
@@ -413,10 +368,7 @@ mod tests {
             .line(json.as_bytes())
             .unwrap();
         assert!(!plain.contains('\u{1b}'));
-        assert!(
-            colour.contains("\u{1b}[1m\u{1b}[31mDENIED \u{1b}[0m"),
-            "{colour:?}"
-        );
+        assert!(colour.contains("\u{1b}[1m\u{1b}[31mDENIED \u{1b}[0m"), "{colour:?}");
     }
 
     #[test]

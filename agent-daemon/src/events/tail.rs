@@ -183,9 +183,7 @@ impl Tail {
             fs::metadata(number(&self.path, *n)).is_ok_and(|m| (m.dev(), m.ino()) == self.inode)
         });
         // Files that were filled meanwhile lie between the one that was read and the current one.
-        self.older = (0..at.unwrap_or(1))
-            .map(|n| number(&self.path, n))
-            .collect();
+        self.older = (0..at.unwrap_or(1)).map(|n| number(&self.path, n)).collect();
         self.finish();
         let Some(next) = self.older.pop() else {
             return Ok(false);

@@ -71,11 +71,7 @@ fn a_file_emptied_in_place_is_read_from_its_beginning() {
     fs::write(&path, "a long first line\n").unwrap();
     let mut tail = Tail::open(&path, From::Start).unwrap();
     assert_eq!(rest(&mut tail), "a long first line\n");
-    fs::OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .open(&path)
-        .unwrap();
+    fs::OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
     fs::OpenOptions::new()
         .write(true)
         .open(&path)

@@ -52,9 +52,7 @@ pub fn find(attach: &Path, agents: &[AgentConfig]) -> Vec<Found> {
 
 fn names(agent: &AgentConfig, beneath: &Path) -> bool {
     if let Some(unit) = &agent.unit {
-        return beneath
-            .file_name()
-            .is_some_and(|name| name.as_bytes() == unit.as_bytes());
+        return beneath.file_name().is_some_and(|name| name.as_bytes() == unit.as_bytes());
     }
     let Some(pattern) = &agent.cgroup else {
         return false;
@@ -77,9 +75,7 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
         (None, None) => true,
         (Some((b'*', rest)), _) => {
             matches(rest, name)
-                || name
-                    .split_first()
-                    .is_some_and(|(_, name)| matches(pattern, name))
+                || name.split_first().is_some_and(|(_, name)| matches(pattern, name))
         }
         (Some((b'?', pattern)), Some((_, name))) => matches(pattern, name),
         (Some((wanted, pattern)), Some((given, name))) if wanted == given => matches(pattern, name),

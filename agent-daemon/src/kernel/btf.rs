@@ -60,29 +60,18 @@ impl Btf {
 
     fn read(path: &Path) -> Result<Self, BtfError> {
         let shown = path.display().to_string();
-        let data = fs::read(path).map_err(|source| BtfError::Read {
-            path: shown.clone(),
-            source,
-        })?;
+        let data =
+            fs::read(path).map_err(|source| BtfError::Read { path: shown.clone(), source })?;
         Self::parse(data).map_err(|what| BtfError::Malformed { path: shown, what })
     }
 
     fn parse(data: Vec<u8>) -> Result<Self, String> {
-        let mut btf = Self {
-            data,
-            strings: 0,
-            types: vec![0],
-            by_name: HashMap::new(),
-        };
+        let mut btf = Self { data, strings: 0, types: vec![0], by_name: HashMap::new() };
         let magic = btf.word(0).ok_or("shorter than its header")? & 0xffff;
         if magic != u32::from(MAGIC) {
             return Err(format!("magic {magic:#x} instead of {MAGIC:#x}"));
         }
-        let field = |at| {
-            btf.word(at)
-                .map(|word| word as usize)
-                .ok_or("shorter than its header")
-        };
+        let field = |at| btf.word(at).map(|word| word as usize).ok_or("shorter than its header");
         let header = field(4)?.max(HEADER);
         let (types_at, types_len) = (header + field(8)?, field(12)?);
         btf.strings = header + field(16)?;
@@ -97,10 +86,7 @@ impl Btf {
                 KIND_STRUCT | KIND_UNION | 15 | 19 => 12 * count,
                 6 | KIND_FUNC_PROTO => 8 * count,
                 other => {
-                    return Err(format!(
-                        "type {} is of unknown kind {other}",
-                        btf.types.len()
-                    ));
+                    return Err(format!("type {} is of unknown kind {other}", btf.types.len()));
                 }
             };
             if matches!(kind, KIND_STRUCT | KIND_UNION | KIND_FUNC)
@@ -154,11 +140,7 @@ impl Btf {
             _ => return None,
         }
         // With the kind flag, the upper 8 bits of an offset are a bit field's width.
-        let mask = if info >> 31 == 1 {
-            0x00ff_ffff
-        } else {
-            u32::MAX
-        };
+        let mask = if info >> 31 == 1 { 0x00ff_ffff } else { u32::MAX };
         (0..(info & 0xffff) as usize).find_map(|index| {
             let member = at + 12 + 12 * index;
             let bits = self.word(member + 8)? & mask;

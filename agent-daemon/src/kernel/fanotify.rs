@@ -166,10 +166,7 @@ fn places(configured: &[PathBuf]) -> Result<Vec<PathBuf>, FanotifyError> {
                 && refused(&mount.kind)
             {
                 let kind = mount.kind.clone();
-                return Err(FanotifyError::Unmarkable {
-                    path: path.clone(),
-                    kind,
-                });
+                return Err(FanotifyError::Unmarkable { path: path.clone(), kind });
             }
         }
         return Ok(configured.to_vec());
@@ -187,20 +184,13 @@ impl Backend {
     /// Marks the file systems mounted at `configured`, or all that hold files, and begins to answer.
     pub fn start(configured: &[PathBuf], bounds: Arc<dyn Bounds>) -> Result<Self, FanotifyError> {
         let group = Arc::new(group()?);
-        let (stopping, answered) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
+        let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let queue = Arc::new(Queue::default());
         for number in 0..WORKERS {
             let (queue, bounds) = (queue.clone(), bounds.clone());
             let config = bounds.config();
             spawn(&format!("judge-{number}"), move || {
-                let mut worker = Worker {
-                    bounds,
-                    config,
-                    record: Vec::new(),
-                };
+                let mut worker = Worker { bounds, config, record: Vec::new() };
                 while let Some((event, who)) = queue.take() {
                     worker.judge(event, &who);
                 }
@@ -231,12 +221,7 @@ impl Backend {
                 }
             }
         }
-        Ok(Self {
-            group,
-            marked,
-            stopping,
-            answered,
-        })
+        Ok(Self { group, marked, stopping, answered })
     }
 
     /// How many opens were answered, bystanders' included.
@@ -252,9 +237,7 @@ impl Drop for Backend {
             let mask =
                 MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
             let flags = MarkFlags::FAN_MARK_REMOVE | MarkFlags::FAN_MARK_FILESYSTEM;
-            let _ = self
-                .group
-                .mark(flags, mask, nix::fcntl::AT_FDCWD, Some(path));
+            let _ = self.group.mark(flags, mask, nix::fcntl::AT_FDCWD, Some(path));
         }
         self.stopping.store(true, Ordering::SeqCst);
     }
@@ -284,9 +267,7 @@ impl Waiting {
         self.answered = true;
         if let Some(fd) = self.event.fd() {
             // The opener may have been killed meanwhile; then there is nobody to answer.
-            let _ = self
-                .group
-                .write_response(FanotifyResponse::new(fd, response));
+            let _ = self.group.write_response(FanotifyResponse::new(fd, response));
         }
     }
 }
@@ -317,19 +298,12 @@ struct Queue {
 
 impl Queue {
     fn put(&self, event: Waiting, who: Who) {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .push_back((event, who));
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).0.push_back((event, who));
         self.filled.notify_one();
     }
 
     fn close(&self) {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .1 = true;
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
         self.filled.notify_all();
     }
 
@@ -342,10 +316,7 @@ impl Queue {
             if waiting.1 {
                 return None;
             }
-            waiting = self
-                .filled
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -368,11 +339,7 @@ impl Reader {
                 continue;
             };
             for event in events {
-                let waiting = Waiting {
-                    group: self.group.clone(),
-                    event,
-                    answered: false,
-                };
+                let waiting = Waiting { group: self.group.clone(), event, answered: false };
                 self.answered.fetch_add(1, Ordering::Relaxed);
                 match self.who(waiting.event.pid()) {
                     Ok(Some(who)) => self.queue.put(waiting, who),
@@ -397,18 +364,12 @@ impl Reader {
             Some(task) => task,
             None => {
                 let groups = fs::read_to_string(format!("/proc/{tgid}/cgroup"))?;
-                let own = groups
-                    .lines()
-                    .find_map(|line| line.strip_prefix("0::"))
-                    .unwrap_or("/");
+                let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
                 let Some(agent) = self.bounds.agent_of_cgroup(own) else {
                     return Ok(None);
                 };
                 self.bounds.enrol(tgid, agent);
-                Task {
-                    agent,
-                    ..Task::default()
-                }
+                Task { agent, ..Task::default() }
             }
         };
         let mut comm = [0; 16];
@@ -416,21 +377,12 @@ impl Reader {
         let len = name.len().min(15);
         comm[..len].copy_from_slice(&name[..len]);
         let uid = number(&status, b"Uid:").unwrap_or(u32::MAX);
-        Ok(Some(Who {
-            agent: task.agent,
-            tgid,
-            tid,
-            uid,
-            start: task.start,
-            comm,
-        }))
+        Ok(Some(Who { agent: task.agent, tgid, tid, uid, start: task.start, comm }))
     }
 }
 
 fn field<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let line = status
-        .split(|byte| *byte == b'\n')
-        .find(|line| line.starts_with(name))?;
+    let line = status.split(|byte| *byte == b'\n').find(|line| line.starts_with(name))?;
     Some(line[name.len()..].trim_ascii())
 }
 
@@ -524,9 +476,7 @@ impl Worker {
         };
         let object = self.object(fd, who);
         let reach = self.bounds.reach(who.agent);
-        let (set, mode) = reach
-            .as_ref()
-            .map_or((0, 0), |(set, mode, _)| (*set, *mode));
+        let (set, mode) = reach.as_ref().map_or((0, 0), |(set, mode, _)| (*set, *mode));
         let mut action = actions[0];
         let mut decision = Decision::because(Reason::NoPolicy);
         if let Some((_, _, tables)) = &reach {
@@ -585,10 +535,8 @@ impl Worker {
         object.path = path.into_os_string().into_vec();
         if let Ok(stat) = fs::metadata(&link) {
             object.inode = stat.ino();
-            let (major, minor) = (
-                stat.dev() >> 8 & 0xfff,
-                stat.dev() & 0xff | stat.dev() >> 12 & 0xfff00,
-            );
+            let (major, minor) =
+                (stat.dev() >> 8 & 0xfff, stat.dev() & 0xff | stat.dev() >> 12 & 0xfff00);
             object.device = (major << 20 | minor) as u32;
             object.is_dir = stat.is_dir();
             object.deleted = stat.nlink() == 0;
@@ -678,10 +626,7 @@ pub fn root_of(tid: u32) -> Option<Root> {
             .map(|path| path.into_os_string().into_vec())
     };
     let mount_ns = String::from_utf8(link("ns/mnt")?).ok()?;
-    Some(Root {
-        mount_ns,
-        path: link("root")?,
-    })
+    Some(Root { mount_ns, path: link("root")? })
 }
 
 /// Nanoseconds of `CLOCK_BOOTTIME`, as the hooks stamp records.
@@ -697,32 +642,20 @@ mod tests {
 
     #[test]
     fn tells_reading_from_writing_by_the_registers() {
-        let at = |flags: &str| {
-            purpose(&format!(
-                "257 0xffffff9c 0x7ffd {flags} 0x0 0x0 0x0 0x1 0x2\n"
-            ))
-        };
+        let at =
+            |flags: &str| purpose(&format!("257 0xffffff9c 0x7ffd {flags} 0x0 0x0 0x0 0x1 0x2\n"));
         assert_eq!(at("0x80000"), Purpose::Actions(&[Action::Read], 0x80000));
         assert_eq!(at("0x80001"), Purpose::Actions(&[Action::Write], 0x80001));
-        assert_eq!(
-            at("0x2"),
-            Purpose::Actions(&[Action::Write, Action::Read], 2)
-        );
+        assert_eq!(at("0x2"), Purpose::Actions(&[Action::Write, Action::Read], 2));
         // O_RDONLY|O_TRUNC truncates.
-        assert_eq!(
-            at("0x200"),
-            Purpose::Actions(&[Action::Write, Action::Read], 0x200)
-        );
+        assert_eq!(at("0x200"), Purpose::Actions(&[Action::Write, Action::Read], 0x200));
         assert_eq!(purpose("59 0x1 0x2"), Purpose::PartOfExec);
     }
 
     #[test]
     fn what_cannot_be_told_counts_as_write() {
         let both: &[Action] = &[Action::Write, Action::Read];
-        assert_eq!(
-            purpose("437 0xffffff9c 0x7ffd 0x7ffe 0x18"),
-            Purpose::Actions(both, 0)
-        );
+        assert_eq!(purpose("437 0xffffff9c 0x7ffd 0x7ffe 0x18"), Purpose::Actions(both, 0));
         assert_eq!(purpose("426 0x3 0x1"), Purpose::Actions(both, 0));
         assert_eq!(purpose("running"), Purpose::Actions(both, 0));
         assert_eq!(purpose(""), Purpose::Actions(both, 0));

@@ -26,6 +26,12 @@ pub enum HostError {
         /// Who asks.
         program: &'static str,
     },
+    /// In a container of its own.
+    #[error(
+        "ambitd must run in the host's pid namespace, or it cannot tell processes apart; in a \
+         container, give it the host's (hostPID: true, --pid=host)"
+    )]
+    PidNamespace,
     /// Older than what Ambit supports.
     #[error("this kernel is {release}; Ambit needs Linux 5.10 or later")]
     TooOld {
@@ -77,25 +83,18 @@ impl Host {
             .map_err(|source| HostError::Read { path, source })?
             .trim()
             .to_owned();
-        let mut numbers = release
-            .split(|c: char| !c.is_ascii_digit())
-            .map(|n| n.parse().unwrap_or(0));
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if version < (5, 10) {
             return Err(HostError::TooOld { release });
         }
-        Ok(Self {
-            release,
-            version,
-            lsm: lsm_list(),
-        })
+        Ok(Self { release, version, lsm: lsm_list() })
     }
 
     /// True when BPF programs on LSM hooks would run: one attaches even where they do not.
     pub fn lsm_runs_bpf(&self) -> bool {
-        self.lsm
-            .as_ref()
-            .is_ok_and(|names| names.iter().any(|name| name == "bpf"))
+        self.lsm.as_ref().is_ok_and(|names| names.iter().any(|name| name == "bpf"))
     }
 }
 
@@ -111,11 +110,17 @@ fn lsm_list() -> Result<Vec<String>, String> {
 
 /// Refuses to go on without root.
 pub fn require_root(program: &'static str) -> Result<(), HostError> {
-    if nix::unistd::geteuid().is_root() {
-        Ok(())
-    } else {
-        Err(HostError::NotRoot { program })
-    }
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(HostError::NotRoot { program }) }
+}
+
+/// `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the namespace in which the kernel half counts.
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// Refuses a pid namespace in which processes have other numbers than the kernel half sees.
+pub fn require_initial_pid_namespace() -> Result<(), HostError> {
+    let path = PathBuf::from("/proc/self/ns/pid");
+    let found = fs::metadata(&path).map_err(|source| HostError::Read { path, source })?;
+    if found.ino() == INITIAL_PID_NAMESPACE { Ok(()) } else { Err(HostError::PidNamespace) }
 }
 
 /// All mounts in this process's namespace.
@@ -131,19 +136,12 @@ fn parse_mount(line: &str) -> Option<Mount> {
     let mut left = left.split(' ');
     let device = left.nth(2)?.to_owned();
     let at = PathBuf::from(unescape(left.nth(1)?));
-    Some(Mount {
-        device,
-        at,
-        kind: right.split(' ').next()?.to_owned(),
-    })
+    Some(Mount { device, at, kind: right.split(' ').next()?.to_owned() })
 }
 
 /// Octal escapes of mountinfo: space, tab, newline and backslash.
 fn unescape(text: &str) -> String {
-    text.replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 /// The folder on which cgroup2 is mounted, in the unified or the hybrid layout.
@@ -181,10 +179,7 @@ pub fn cgroup_level(root: &Path, folder: &Path) -> Option<u32> {
 
 /// Refuses a pin folder that is not on bpffs.
 pub fn require_bpffs(pins: &Path) -> Result<(), HostError> {
-    let existing = pins
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
+    let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let on_bpffs = nix::sys::statfs::statfs(existing)
         .is_ok_and(|stat| stat.filesystem_type().0 == BPF_FS_MAGIC);
     if on_bpffs {
@@ -195,10 +190,7 @@ pub fn require_bpffs(pins: &Path) -> Result<(), HostError> {
     } else {
         existing.to_path_buf()
     };
-    Err(HostError::NoBpffs {
-        path: pins.to_path_buf(),
-        mount,
-    })
+    Err(HostError::NoBpffs { path: pins.to_path_buf(), mount })
 }
 
 #[cfg(test)]
@@ -210,10 +202,7 @@ mod tests {
         let line =
             "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
         let mount = parse_mount(line).unwrap();
-        assert_eq!(
-            (mount.device.as_str(), mount.kind.as_str()),
-            ("98:0", "ext3")
-        );
+        assert_eq!((mount.device.as_str(), mount.kind.as_str()), ("98:0", "ext3"));
         assert_eq!(mount.at, Path::new("/mnt 2"));
         assert_eq!(parse_mount("nonsense"), None);
     }

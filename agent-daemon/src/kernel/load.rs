@@ -27,9 +27,8 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-const MAPS: [&str; 9] = [
-    "CONFIG", "AGENTS", "CGROUPS", "TASKS", "PLACES", "PEERS", "DENIED", "TOLD", "STREAM",
-];
+const MAPS: [&str; 9] =
+    ["CONFIG", "AGENTS", "CGROUPS", "TASKS", "PLACES", "PEERS", "DENIED", "TOLD", "STREAM"];
 
 /// Where things attach and how large they are.
 #[derive(Debug, Clone)]
@@ -161,9 +160,7 @@ pub struct Coverage {
 impl Coverage {
     /// True when the program on this hook is attached.
     pub fn has(&self, hook: agent_ebpf::Hook) -> bool {
-        self.programs
-            .iter()
-            .any(|p| p.hook == hook.name() && p.refused.is_none())
+        self.programs.iter().any(|p| p.hook == hook.name() && p.refused.is_none())
     }
 }
 
@@ -187,21 +184,9 @@ enum Kind {
 const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 13] = {
     use agent_ebpf::Hook;
     [
-        (
-            "sched_fork",
-            Hook::SchedFork,
-            Kind::Trace("sched_process_fork"),
-        ),
-        (
-            "sched_exec",
-            Hook::SchedExec,
-            Kind::Trace("sched_process_exec"),
-        ),
-        (
-            "sched_exit",
-            Hook::SchedExit,
-            Kind::Trace("sched_process_exit"),
-        ),
+        ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
+        ("sched_exec", Hook::SchedExec, Kind::Trace("sched_process_exec")),
+        ("sched_exit", Hook::SchedExit, Kind::Trace("sched_process_exit")),
         ("connect4", Hook::Connect4, Kind::Cgroup),
         ("connect6", Hook::Connect6, Kind::Cgroup),
         ("sendmsg4", Hook::Sendmsg4, Kind::Cgroup),
@@ -209,16 +194,8 @@ const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 13] = {
         ("bind4", Hook::Bind4, Kind::Cgroup),
         ("bind6", Hook::Bind6, Kind::Cgroup),
         ("bpf_call", Hook::Bpf, Kind::Lsm("bpf")),
-        (
-            "socket_connect",
-            Hook::SocketConnect,
-            Kind::Lsm("socket_connect"),
-        ),
-        (
-            "bprm_check",
-            Hook::BprmCheck,
-            Kind::Lsm("bprm_check_security"),
-        ),
+        ("socket_connect", Hook::SocketConnect, Kind::Lsm("socket_connect")),
+        ("bprm_check", Hook::BprmCheck, Kind::Lsm("bprm_check_security")),
         ("file_open", Hook::FileOpen, Kind::Lsm("file_open")),
     ]
 };
@@ -229,11 +206,9 @@ pub fn load(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     let build = build_id();
     match pinned_build(&settings.pins) {
         Some(found) if found == build => adopt(host, settings),
-        Some(found) => Err(LoadError::OtherBuild {
-            path: settings.pins.clone(),
-            found,
-            ours: build,
-        }),
+        Some(found) => {
+            Err(LoadError::OtherBuild { path: settings.pins.clone(), found, ours: build })
+        }
         None => fresh(host, settings, &build),
     }
 }
@@ -261,20 +236,13 @@ pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
     let btf = Btf::of_kernel()?;
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
     let mut ebpf = object(host, settings, &btf, &aya_btf)?;
-    let attacher = Attacher {
-        host,
-        settings,
-        btf: &aya_btf,
-        links: &settings.pins,
-    };
+    let attacher = Attacher { host, settings, btf: &aya_btf, links: &settings.pins };
     let mut no_lsm = why_no_lsm(host, settings);
     let mut programs = Vec::new();
     for (name, hook, kind) in &PROGRAMS {
         let outcome = match (kind, &no_lsm) {
             (Kind::Lsm(_), Some(why)) => Err(why.clone()),
-            _ => attacher
-                .check(&mut ebpf, name, kind)
-                .map_err(|error| explain(host, &error)),
+            _ => attacher.check(&mut ebpf, name, kind).map_err(|error| explain(host, &error)),
         };
         if let (Err(why), agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck) =
             (&outcome, hook)
@@ -290,17 +258,9 @@ pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
     let files = if no_lsm.is_none() {
         Some(Backend::Lsm)
     } else {
-        super::fanotify::available()
-            .is_ok()
-            .then_some(Backend::Fanotify)
+        super::fanotify::available().is_ok().then_some(Backend::Fanotify)
     };
-    Ok(Coverage {
-        kernel: host.release.clone(),
-        files,
-        no_lsm,
-        programs,
-        adopted: false,
-    })
+    Ok(Coverage { kernel: host.release.clone(), files, no_lsm, programs, adopted: false })
 }
 
 fn why_no_lsm(host: &Host, settings: &Settings) -> Option<String> {
@@ -341,10 +301,8 @@ fn object(
 
 fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadError> {
     // What an interrupted start left behind is nobody's.
-    remove_pins(&settings.pins).map_err(|source| LoadError::Io {
-        path: settings.pins.clone(),
-        source,
-    })?;
+    remove_pins(&settings.pins)
+        .map_err(|source| LoadError::Io { path: settings.pins.clone(), source })?;
     let btf = Btf::of_kernel()?;
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
     let mut ebpf = object(host, settings, &btf, &aya_btf)?;
@@ -353,17 +311,12 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
 
     let (maps, links) = (settings.pins.join("maps"), settings.pins.join("links"));
     for folder in [&settings.pins, &maps, &links] {
-        fs::create_dir_all(folder).map_err(|source| LoadError::Io {
-            path: folder.clone(),
-            source,
-        })?;
+        fs::create_dir_all(folder)
+            .map_err(|source| LoadError::Io { path: folder.clone(), source })?;
     }
     for name in MAPS {
         let path = maps.join(name);
-        let pin = |what: String| LoadError::Pin {
-            path: path.clone(),
-            what,
-        };
+        let pin = |what: String| LoadError::Pin { path: path.clone(), what };
         ebpf.map(name)
             .ok_or_else(|| pin("the object has no such map".to_owned()))?
             .pin(&path)
@@ -379,12 +332,7 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
     };
     tables.set_config(&config)?;
 
-    let attacher = Attacher {
-        host,
-        settings,
-        btf: &aya_btf,
-        links: &links,
-    };
+    let attacher = Attacher { host, settings, btf: &aya_btf, links: &links };
     let mut programs = Vec::new();
     let mut no_lsm = why_no_lsm(host, settings);
     for (name, hook, kind) in &PROGRAMS {
@@ -399,18 +347,11 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         }
         match attacher.attach(&mut ebpf, name, kind) {
             Ok(verified_instructions) => {
-                programs.push(Attached {
-                    hook: hook.name(),
-                    verified_instructions,
-                    refused: None,
-                });
+                programs.push(Attached { hook: hook.name(), verified_instructions, refused: None });
             }
             Err(error) if is_lsm => {
                 let refused = explain(host, &error);
-                if matches!(
-                    hook,
-                    agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck
-                ) {
+                if matches!(hook, agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck) {
                     no_lsm = Some(refused.clone());
                 }
                 programs.push(Attached {
@@ -432,19 +373,10 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
     // Complete from here on: the next start may adopt it.
     let done = settings.pins.join(build);
     fs::create_dir(&done).map_err(|source| LoadError::Io { path: done, source })?;
-    let mut coverage = Coverage {
-        kernel: host.release.clone(),
-        files: None,
-        no_lsm,
-        programs,
-        adopted: false,
-    };
+    let mut coverage =
+        Coverage { kernel: host.release.clone(), files: None, no_lsm, programs, adopted: false };
     settle_files(&mut coverage, &links);
-    Ok(Loaded {
-        tables,
-        coverage,
-        config,
-    })
+    Ok(Loaded { tables, coverage, config })
 }
 
 /// LSM judges files when both of its programs are there; a half is withdrawn, so that nothing is
@@ -473,10 +405,7 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     let links = settings.pins.join("links");
     let mut names = BTreeMap::new();
     for info in aya::programs::loaded_programs().filter_map(Result::ok) {
-        names.insert(
-            info.name_as_str().unwrap_or_default().to_owned(),
-            verified(&info),
-        );
+        names.insert(info.name_as_str().unwrap_or_default().to_owned(), verified(&info));
     }
     let programs: Vec<Attached> = PROGRAMS
         .iter()
@@ -498,11 +427,7 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     if coverage.files.is_none() {
         coverage.no_lsm = Some("it was not attached when these programs were loaded".to_owned());
     }
-    Ok(Loaded {
-        tables,
-        coverage,
-        config,
-    })
+    Ok(Loaded { tables, coverage, config })
 }
 
 fn resolve(btf: &Btf) -> Result<Offsets, LoadError> {
@@ -513,11 +438,7 @@ fn resolve(btf: &Btf) -> Result<Offsets, LoadError> {
         .filter(|missing| *missing != ("cgroup", "ancestor_ids"))
         .map(|(owner, member)| format!("struct {owner}.{member}"))
         .collect();
-    if missing.is_empty() {
-        Ok(offsets)
-    } else {
-        Err(LoadError::Offsets(missing.join(", ")))
-    }
+    if missing.is_empty() { Ok(offsets) } else { Err(LoadError::Offsets(missing.join(", "))) }
 }
 
 fn facts(host: &Host, btf: &Btf) -> Kernel {
@@ -529,15 +450,8 @@ fn facts(host: &Host, btf: &Btf) -> Kernel {
         26
     };
     // The verdict so far follows the hook's own parameters.
-    let bpf_verdict = if btf.parameters("bpf_lsm_bpf") == Some(4) {
-        4
-    } else {
-        3
-    };
-    Kernel {
-        backing_mode: 1 << bit,
-        bpf_verdict,
-    }
+    let bpf_verdict = if btf.parameters("bpf_lsm_bpf") == Some(4) { 4 } else { 3 };
+    Kernel { backing_mode: 1 << bit, bpf_verdict }
 }
 
 /// Every pid that the kernel can give out, so that the table of tasks cannot overflow before it.
@@ -585,9 +499,7 @@ impl Attacher<'_> {
     /// Has the verifier check one program; returns what it counted.
     fn check(&self, ebpf: &mut Ebpf, name: &str, kind: &Kind) -> Result<Option<u32>, ProgramError> {
         let program = ebpf.program_mut(name).ok_or_else(|| {
-            ProgramError::IOError(io::Error::other(format!(
-                "the object has no program {name}"
-            )))
+            ProgramError::IOError(io::Error::other(format!("the object has no program {name}")))
         })?;
         match kind {
             Kind::Lsm(hook) => <&mut Lsm>::try_from(&mut *program)?.load(hook, self.btf)?,
@@ -651,22 +563,15 @@ fn start_log(ebpf: &mut Ebpf) {
 /// Opens one pinned map.
 pub(super) fn open_map(maps: &Path, name: &str) -> Result<Map, TableError> {
     let path = maps.join(name);
-    let data = MapData::from_pin(&path).map_err(|source| TableError::Open {
-        path: path.clone(),
-        source: Box::new(source),
-    })?;
-    Map::from_map_data(data).map_err(|source| TableError::Open {
-        path,
-        source: Box::new(source),
-    })
+    let data = MapData::from_pin(&path)
+        .map_err(|source| TableError::Open { path: path.clone(), source: Box::new(source) })?;
+    Map::from_map_data(data).map_err(|source| TableError::Open { path, source: Box::new(source) })
 }
 
 /// Opens the table that holds the one [`Config`].
 pub(super) fn config_of(map: Map) -> Result<Array<MapData, Config>, TableError> {
-    Array::try_from(map).map_err(|source| TableError::Map {
-        table: "CONFIG",
-        source: Box::new(source),
-    })
+    Array::try_from(map)
+        .map_err(|source| TableError::Map { table: "CONFIG", source: Box::new(source) })
 }
 
 /// Removes a pin folder with everything in it. Programs end when their links' pins go.
@@ -676,10 +581,8 @@ pub fn remove_pins(pins: &Path) -> io::Result<()> {
     let Ok(entries) = fs::read_dir(pins) else {
         return Ok(());
     };
-    let mut folders: Vec<PathBuf> = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
     folders.sort_by_key(|path| !path.ends_with("links"));
     for folder in folders {
         if folder.is_dir() {

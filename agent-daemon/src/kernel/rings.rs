@@ -23,10 +23,8 @@ impl Rings {
     pub fn open(maps: &Path) -> Result<Self, TableError> {
         let ring = |name: &'static str| {
             let map = open_map(maps, name)?;
-            RingBuf::try_from(map).map_err(|source| TableError::Map {
-                table: name,
-                source: Box::new(source),
-            })
+            RingBuf::try_from(map)
+                .map_err(|source| TableError::Map { table: name, source: Box::new(source) })
         };
         let size = |name: &str| {
             aya::maps::MapInfo::from_pin(maps.join(name))

@@ -40,10 +40,7 @@ pub enum TableError {
 }
 
 fn failed(table: &'static str) -> impl Fn(MapError) -> TableError {
-    move |source| TableError::Map {
-        table,
-        source: Box::new(source),
-    }
+    move |source| TableError::Map { table, source: Box::new(source) }
 }
 
 /// All tables, opened from their pins.
@@ -95,9 +92,7 @@ impl Tables {
         for (key, cell) in places {
             inner.insert(key, cell, 0).map_err(failed("PLACES"))?;
         }
-        self.places
-            .insert(set, &inner, 0)
-            .map_err(failed("PLACES"))?;
+        self.places.insert(set, &inner, 0).map_err(failed("PLACES"))?;
         let mut inner: Peers =
             LpmTrie::create(room(peers.len()), NO_PREALLOC).map_err(failed("PEERS"))?;
         for (key, cell) in peers {
@@ -119,9 +114,7 @@ impl Tables {
 
     /// Writes an agent: the one write that swaps its policy.
     pub fn set_agent(&mut self, number: u32, agent: &Agent) -> Result<(), TableError> {
-        self.agents
-            .insert(number, agent, 0)
-            .map_err(failed("AGENTS"))
+        self.agents.insert(number, agent, 0).map_err(failed("AGENTS"))
     }
 
     /// Forgets an agent. What still runs of it has no policy from then on.
@@ -136,9 +129,7 @@ impl Tables {
 
     /// Binds a cgroup to an agent, then lets the hooks look at its level.
     pub fn bind(&mut self, cgroup: u64, level: u32, agent: u32) -> Result<(), TableError> {
-        self.cgroups
-            .insert(cgroup, agent, 0)
-            .map_err(failed("CGROUPS"))?;
+        self.cgroups.insert(cgroup, agent, 0).map_err(failed("CGROUPS"))?;
         let mut config = self.config()?;
         config.levels |= 1 << level;
         self.set_config(&config)
@@ -180,10 +171,7 @@ impl Tables {
 
     /// Per-CPU account of a lane.
     pub fn stream(&self, lane: Lane) -> Result<Vec<Stream>, TableError> {
-        let values = self
-            .stream
-            .get(&(lane as u32), 0)
-            .map_err(failed("STREAM"))?;
+        let values = self.stream.get(&(lane as u32), 0).map_err(failed("STREAM"))?;
         Ok(values.iter().copied().collect())
     }
 }

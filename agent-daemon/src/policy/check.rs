@@ -38,12 +38,8 @@ pub fn schema() -> Result<&'static Schema, PolicyError> {
     let parsed = PARSED.get_or_init(|| Schema::from_str(SCHEMA).map_err(|e| e.to_string()));
     parsed.as_ref().map_err(|error| {
         let file = "policy.cedarschema";
-        Diagnostic::of_file(
-            file,
-            error.clone(),
-            "this is a fault in Ambit: please report it",
-        )
-        .into()
+        Diagnostic::of_file(file, error.clone(), "this is a fault in Ambit: please report it")
+            .into()
     })
 }
 
@@ -120,14 +116,9 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
         for ((words, range), parsed) in bearable.into_iter().zip(ranges).zip(parsed) {
             let (start, offset) = (range.start, parsed.as_ref().map_or(0, |found| found.offset));
             match parsed.and_then(|found| one(text, words, found, &mut ids)) {
-                Ok((rule, policy, warnings)) => taken.push(Taken {
-                    rule,
-                    policy,
-                    source: index,
-                    range,
-                    offset,
-                    warnings,
-                }),
+                Ok((rule, policy, warnings)) => {
+                    taken.push(Taken { rule, policy, source: index, range, offset, warnings })
+                }
                 Err(found) => fault(start, found),
             }
         }
@@ -155,11 +146,7 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
             }
             rules.push(one.rule);
         }
-        return Ok(Checked {
-            rules,
-            warnings,
-            cedar,
-        });
+        return Ok(Checked { rules, warnings, cedar });
     }
     for one in taken {
         let found = one.warnings.into_iter();
@@ -224,24 +211,19 @@ fn one(
         )]);
     };
     let mut problems = Vec::new();
-    let id = ids
-        .name(text, &policy, &shape, range.start)
-        .map_err(|problem| problems.push(*problem));
+    let id =
+        ids.name(text, &policy, &shape, range.start).map_err(|problem| problems.push(*problem));
     let head = scope::head(text, &policy, &shape).map_err(|found| problems.extend(found));
     let mut head = head.ok();
-    let mut warnings = head
-        .as_mut()
-        .map(|head| std::mem::take(&mut head.warnings))
-        .unwrap_or_default();
+    let mut warnings =
+        head.as_mut().map(|head| std::mem::take(&mut head.warnings)).unwrap_or_default();
     let peers = condition::peers(text, &policy, &shape, head.as_ref(), &mut warnings)
         .map_err(|found| problems.extend(found));
     let (Ok(id), Some(head), Ok(peers)) = (id, head, peers) else {
         return Err(problems);
     };
-    let annotations: BTreeMap<String, String> = policy
-        .annotations()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
+    let annotations: BTreeMap<String, String> =
+        policy.annotations().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let info = RuleInfo {
         id,
         effect: match policy.effect() {
@@ -252,12 +234,7 @@ fn one(
         annotations,
     };
     let policy = policy.new_id(PolicyId::new(&info.id));
-    let rule = Rule {
-        info,
-        who: head.who,
-        places: head.places,
-        peers,
-    };
+    let rule = Rule { info, who: head.who, places: head.places, peers };
     Ok((rule, policy, warnings))
 }
 
@@ -340,10 +317,8 @@ fn validate(
         let errors = result.validation_errors();
         errors.map(|error| (error.policy_id().to_string(), error))
     };
-    let mut by_id: HashMap<String, &mut Taken> = taken
-        .iter_mut()
-        .map(|one| (one.rule.info.id.clone(), one))
-        .collect();
+    let mut by_id: HashMap<String, &mut Taken> =
+        taken.iter_mut().map(|one| (one.rule.info.id.clone(), one)).collect();
     for (id, error) in found() {
         if let Some(one) = by_id.get(&id)
             && let Some(text) = texts.get(one.source)

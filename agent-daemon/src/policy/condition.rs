@@ -89,11 +89,7 @@ pub(super) fn peers(
     if let (Some(places), Some((keyword, body))) = (&head.places, shape.clauses.first())
         && problems.is_empty()
     {
-        let what = if places.beneath {
-            "folders, files and programs"
-        } else {
-            "a place"
-        };
+        let what = if places.beneath { "folders, files and programs" } else { "a place" };
         problems.push(text.error(
             keyword.range().start..body.range().end.max(keyword.range().end),
             format!("this policy is also about {what}, which have no attributes to ask for"),
@@ -254,11 +250,7 @@ fn parsed(value: &Value) -> Option<Form> {
             };
             let plain = literal.get("Value");
             let number = plain.and_then(Value::as_i64).map(Literal::Number);
-            let text = || {
-                plain
-                    .and_then(Value::as_str)
-                    .map(|text| Literal::Text(text.to_owned()))
-            };
+            let text = || plain.and_then(Value::as_str).map(|text| Literal::Text(text.to_owned()));
             let address = || ip_text(literal).map(|text| Literal::Address(text.to_owned()));
             let other = || plain.is_some().then_some(Literal::Other);
             if let Some(literal) = number.or_else(text).or_else(address).or_else(other) {
@@ -268,10 +260,9 @@ fn parsed(value: &Value) -> Option<Form> {
         return None;
     }
     match value.get("isInRange")?.as_array()?.as_slice() {
-        [of, range] => Some(Form::InRange(
-            resource_attribute(of)?.to_owned(),
-            ip_text(range)?.to_owned(),
-        )),
+        [of, range] => {
+            Some(Form::InRange(resource_attribute(of)?.to_owned(), ip_text(range)?.to_owned()))
+        }
         _ => None,
     }
 }
@@ -323,15 +314,11 @@ fn equals(
         ),
         ("port", Literal::Number(number)) => match u16::try_from(*number) {
             Ok(port) => Ok(Term::Port(port)),
-            Err(_) => refuse(
-                format!("there is no port {number}"),
-                "ports go from 1 to 65535",
-            ),
+            Err(_) => refuse(format!("there is no port {number}"), "ports go from 1 to 65535"),
         },
-        ("port", _) => refuse(
-            "a port is compared with a number".to_owned(),
-            "write `resource.port == 443`",
-        ),
+        ("port", _) => {
+            refuse("a port is compared with a number".to_owned(), "write `resource.port == 443`")
+        }
         ("protocol", Literal::Text(written)) => {
             if let Some(number) = protocol_number(written) {
                 return Ok(Term::Protocol(number));
@@ -400,9 +387,7 @@ fn literal_range(words: Words<'_>) -> Range<usize> {
 }
 
 fn unknown_attribute(text: &Text<'_>, name: &str, words: Words<'_>) -> Refusal {
-    let range = words
-        .find_anywhere(&[name])
-        .map(|at| words.sub(at..at + 1).range());
+    let range = words.find_anywhere(&[name]).map(|at| words.sub(at..at + 1).range());
     let list = "a Peer has `ip`, `port` and `protocol`; other resources have no attributes";
     let (message, help) = if ATTRIBUTES.contains(&name) {
         (format!("`{name}` is no address"), FORMS.to_owned())
@@ -426,11 +411,7 @@ fn refusal(text: &Text<'_>, value: &Value, words: Words<'_>) -> Diagnostic {
         found.map_or_else(|| words.range(), |at| words.sub(at..at + 1).range())
     };
     let refused = |marks: &[&str], what: &str, help: &str| {
-        text.error(
-            at(marks),
-            format!("{what} cannot be kept in the kernel"),
-            help,
-        )
+        text.error(at(marks), format!("{what} cannot be kept in the kernel"), help)
     };
     match operator {
         "||" => return refused(&["||"], "`||`", one_each),
@@ -500,16 +481,10 @@ fn refusal(text: &Text<'_>, value: &Value, words: Words<'_>) -> Diagnostic {
             "`isMulticast`",
             "write one policy with `resource.ip.isInRange(ip(\"224.0.0.0/4\"))`, and one with `resource.ip.isInRange(ip(\"ff00::/8\"))`",
         ),
-        "isIpv4" => refused(
-            &["isIpv4"],
-            "`isIpv4`",
-            "write `resource.ip.isInRange(ip(\"0.0.0.0/0\"))`",
-        ),
-        "isIpv6" => refused(
-            &["isIpv6"],
-            "`isIpv6`",
-            "write `resource.ip.isInRange(ip(\"::/0\"))`",
-        ),
+        "isIpv4" => {
+            refused(&["isIpv4"], "`isIpv4`", "write `resource.ip.isInRange(ip(\"0.0.0.0/0\"))`")
+        }
+        "isIpv6" => refused(&["isIpv6"], "`isIpv6`", "write `resource.ip.isInRange(ip(\"::/0\"))`"),
         "in" | "is" => refused(
             &[operator],
             &format!("`{operator}` in a condition"),
@@ -531,10 +506,6 @@ fn refusal(text: &Text<'_>, value: &Value, words: Words<'_>) -> Diagnostic {
                 "write it in the head: `permit(principal, action, resource == File::\"…\")`",
             )
         }
-        _ => text.error(
-            words.range(),
-            "this condition cannot be kept in the kernel",
-            FORMS,
-        ),
+        _ => text.error(words.range(), "this condition cannot be kept in the kernel", FORMS),
     }
 }

@@ -98,13 +98,7 @@ impl fmt::Display for Diagnostic {
             writeln!(f, "\n{:width$} |", "")?;
             writeln!(f, "{} | {}", span.line, span.text)?;
             let carets = "^".repeat(span.underlined);
-            write!(
-                f,
-                "{:width$} | {:indent$}{carets}",
-                "",
-                "",
-                indent = span.indent
-            )?;
+            write!(f, "{:width$} | {:indent$}{carets}", "", "", indent = span.indent)?;
             if span.end_line > span.line {
                 write!(f, " (to line {})", span.end_line)?;
             }
@@ -203,11 +197,7 @@ impl<'a> Text<'a> {
             before
         });
         let blocks = blocks.collect();
-        Self {
-            source,
-            lines,
-            blocks,
-        }
+        Self { source, lines, blocks }
     }
 
     /// How many characters begin before a byte.
@@ -231,8 +221,7 @@ impl<'a> Text<'a> {
     }
 
     fn chars(&self, range: Range<usize>) -> usize {
-        self.before(range.end)
-            .saturating_sub(self.before(range.start))
+        self.before(range.end).saturating_sub(self.before(range.start))
     }
 
     /// The place of a byte range; what lies outside the text or between characters is moved inside.
@@ -253,10 +242,7 @@ impl<'a> Text<'a> {
         let (indent, bytes) = before.fold((0, 0), |(n, bytes), c| (n + 1, bytes + c.len_utf8()));
         let shown = self.slice(start - bytes..(line_start + whole.len()).max(start));
         let window: String = shown.chars().take(SHOWN).collect();
-        let underlined = self
-            .slice(start..on_line)
-            .chars()
-            .take(SHOWN - indent.min(SHOWN - 1));
+        let underlined = self.slice(start..on_line).chars().take(SHOWN - indent.min(SHOWN - 1));
         Span {
             line,
             column,

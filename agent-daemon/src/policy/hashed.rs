@@ -36,11 +36,7 @@ impl HashedTables {
             found.sort_unstable_by(|a, b| b.cmp(a));
             found.dedup();
         }
-        Ok(Self {
-            places: lowered.keyed_places(config)?,
-            peers,
-            lengths,
-        })
+        Ok(Self { places: lowered.keyed_places(config)?, peers, lengths })
     }
 }
 

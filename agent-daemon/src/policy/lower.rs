@@ -92,11 +92,7 @@ struct Tables {
 impl Tables {
     fn place(&mut self, path: &[u8], beneath: bool, facets: &[Facet], said: Pair) {
         let cell = self.places.entry(path.to_vec()).or_default();
-        let pairs = if beneath {
-            &mut cell.beneath
-        } else {
-            &mut cell.exact
-        };
+        let pairs = if beneath { &mut cell.beneath } else { &mut cell.exact };
         for facet in facets {
             if let Some(pair) = pairs.get_mut(*facet as usize) {
                 *pair = pair.and(said);
@@ -114,10 +110,7 @@ pub(super) fn lower(
 ) -> Lowered {
     let mut tables = Tables::default();
     for own in protected {
-        let said = Pair {
-            permit: RULE_NONE,
-            forbid: RULE_PROTECTED,
-        };
+        let said = Pair { permit: RULE_NONE, forbid: RULE_PROTECTED };
         let path = match own.path.as_os_str().as_bytes() {
             [rest @ .., b'/'] if !rest.is_empty() => rest,
             path => path,
@@ -131,14 +124,8 @@ pub(super) fn lower(
             continue;
         }
         let said = match rule.info.effect {
-            Effect::Permit => Pair {
-                permit: number,
-                forbid: RULE_NONE,
-            },
-            Effect::Forbid => Pair {
-                permit: RULE_NONE,
-                forbid: number,
-            },
+            Effect::Permit => Pair { permit: number, forbid: RULE_NONE },
+            Effect::Forbid => Pair { permit: RULE_NONE, forbid: number },
         };
         if let Some(reach) = &rule.places {
             tables.place(reach.path.as_bytes(), reach.beneath, &reach.facets, said);
@@ -155,9 +142,5 @@ pub(super) fn lower(
         names.push(rule.info.clone());
         number += 1;
     }
-    Lowered {
-        places: tables.places,
-        peers: tables.peers.fold(),
-        rules: names,
-    }
+    Lowered { places: tables.places, peers: tables.peers.fold(), rules: names }
 }

@@ -65,16 +65,8 @@ impl Policies {
     /// Everything wrong with any of them: a file without a policy, Cedar's syntax errors, what does
     /// not fit [`SCHEMA`], what cannot be kept exactly, an `@id` given twice.
     pub fn check(sources: &[Source]) -> Result<Self, PolicyError> {
-        let check::Checked {
-            rules,
-            warnings,
-            cedar,
-        } = check::check(sources)?;
-        Ok(Self {
-            rules,
-            warnings,
-            cedar,
-        })
+        let check::Checked { rules, warnings, cedar } = check::check(sources)?;
+        Ok(Self { rules, warnings, cedar })
     }
 
     /// Each policy, in the order of files and lines.
@@ -89,11 +81,7 @@ impl Policies {
                 } else {
                     "kept in the kernel exactly"
                 },
-                warnings: self
-                    .warnings
-                    .get(&rule.info.id)
-                    .cloned()
-                    .unwrap_or_default(),
+                warnings: self.warnings.get(&rule.info.id).cloned().unwrap_or_default(),
             }
         };
         self.rules.iter().map(kept).collect()

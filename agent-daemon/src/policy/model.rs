@@ -53,15 +53,7 @@ fn refused(what: &str) -> impl FnOnce(String) -> ModelError {
 /// request to be judged.
 fn type_name(kind: &str) -> Result<EntityTypeName, ModelError> {
     static PARSED: OnceLock<HashMap<&str, Result<EntityTypeName, String>>> = OnceLock::new();
-    const KINDS: [&str; 7] = [
-        "Action",
-        "Agent",
-        "AgentGroup",
-        "Dir",
-        "File",
-        "Peer",
-        "Program",
-    ];
+    const KINDS: [&str; 7] = ["Action", "Agent", "AgentGroup", "Dir", "File", "Peer", "Program"];
     let parsed = PARSED.get_or_init(|| {
         let parse = |kind: &str| kind.parse().map_err(|error: ParseErrors| error.to_string());
         KINDS.iter().map(|kind| (*kind, parse(kind))).collect()
@@ -135,10 +127,7 @@ pub fn resource_uid(action: Action, target: &Target) -> Result<EntityUid, ModelE
         }
         Target::Peer(peer) => {
             let (ip, port) = (address(peer), u16::from_be_bytes(peer.port));
-            uid(
-                "Peer",
-                &format!("{} {ip} {port}", protocol_name(peer.protocol)),
-            )
+            uid("Peer", &format!("{} {ip} {port}", protocol_name(peer.protocol)))
         }
     }
 }
@@ -177,19 +166,11 @@ pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelErr
             let transport = protocol_name(peer.protocol);
             let attributes = HashMap::from([
                 ("ip".to_owned(), RestrictedExpression::new_ip(ip)),
-                (
-                    "port".to_owned(),
-                    RestrictedExpression::new_long(port.into()),
-                ),
-                (
-                    "protocol".to_owned(),
-                    RestrictedExpression::new_string(transport),
-                ),
+                ("port".to_owned(), RestrictedExpression::new_long(port.into())),
+                ("protocol".to_owned(), RestrictedExpression::new_string(transport)),
             ]);
             let entity = Entity::new(name, attributes, HashSet::new());
-            Ok(vec![
-                entity.map_err(|error| refused("a peer")(error.to_string()))?,
-            ])
+            Ok(vec![entity.map_err(|error| refused("a peer")(error.to_string()))?])
         }
     }
 }

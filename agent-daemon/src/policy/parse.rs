@@ -44,9 +44,7 @@ pub(super) fn policies(text: &Text<'_>, ranges: &[Range<usize>]) -> Vec<Parsed> 
                 for error in errors.iter() {
                     let at = start(error);
                     // Cedar counts the end of the text as a place too: the last policy's fault.
-                    let index = ranges
-                        .partition_point(|range| range.start <= at)
-                        .checked_sub(1);
+                    let index = ranges.partition_point(|range| range.start <= at).checked_sub(1);
                     if let Some(index) = index
                         && let (Some(range), Some(faults)) =
                             (ranges.get(index), faults.get_mut(index))
@@ -69,10 +67,9 @@ pub(super) fn policies(text: &Text<'_>, ranges: &[Range<usize>]) -> Vec<Parsed> 
         let offset = range.start;
         match Policy::parse(None, written) {
             Ok(policy) => Ok(Found { policy, offset }),
-            Err(errors) => Err(errors
-                .iter()
-                .map(|one| foreign(text, offset, range, one))
-                .collect()),
+            Err(errors) => {
+                Err(errors.iter().map(|one| foreign(text, offset, range, one)).collect())
+            }
         }
     });
     one_by_one.collect()
@@ -83,10 +80,7 @@ fn only(text: &Text<'_>, ranges: &[Range<usize>], left: &[usize]) -> String {
     let whole = text.source.text.as_str();
     let mut shown = String::with_capacity(whole.len());
     for range in left.iter().filter_map(|index| ranges.get(*index)) {
-        shown.extend(std::iter::repeat_n(
-            ' ',
-            range.start.saturating_sub(shown.len()),
-        ));
+        shown.extend(std::iter::repeat_n(' ', range.start.saturating_sub(shown.len())));
         shown.push_str(whole.get(range.clone()).unwrap_or_default());
     }
     shown
@@ -106,10 +100,7 @@ fn matched(
         if policy.to_cedar()? != written {
             return None;
         }
-        found.push(Found {
-            policy: policy.clone(),
-            offset: 0,
-        });
+        found.push(Found { policy: policy.clone(), offset: 0 });
     }
     (set.num_of_policies() == left.len() && set.num_of_templates() == 0).then_some(found)
 }

@@ -22,33 +22,17 @@ pub(super) struct Net {
 }
 
 impl Net {
-    pub(super) const ALL_V4: Self = Self {
-        family: family::V4,
-        address: 0,
-        bits: 0,
-    };
-    pub(super) const ALL_V6: Self = Self {
-        family: family::V6,
-        address: 0,
-        bits: 0,
-    };
+    pub(super) const ALL_V4: Self = Self { family: family::V4, address: 0, bits: 0 };
+    pub(super) const ALL_V6: Self = Self { family: family::V6, address: 0, bits: 0 };
     /// `::ffff:0:0/96`, which the kernel half judges as IPv4.
-    const MAPPED: Self = Self {
-        family: family::V6,
-        address: 0xffff << 32,
-        bits: 96,
-    };
+    const MAPPED: Self = Self { family: family::V6, address: 0xffff << 32, bits: 96 };
 
     fn new(address: IpAddr, bits: u8) -> Self {
         let (family, aligned) = match address {
             IpAddr::V4(v4) => (family::V4, u128::from(u32::from(v4)) << 96),
             IpAddr::V6(v6) => (family::V6, u128::from(v6)),
         };
-        Self {
-            family,
-            address: aligned & mask(bits),
-            bits,
-        }
+        Self { family, address: aligned & mask(bits), bits }
     }
 
     /// Reads what Cedar's `ip("…")` takes: an address, or an address and a prefix length.
@@ -60,9 +44,8 @@ impl Net {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
         };
-        let parsed: IpAddr = address
-            .parse()
-            .map_err(|_| format!("`{address}` is no IPv4 or IPv6 address"))?;
+        let parsed: IpAddr =
+            address.parse().map_err(|_| format!("`{address}` is no IPv4 or IPv6 address"))?;
         let most: u8 = if parsed.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
             None => most,
@@ -103,11 +86,7 @@ impl Net {
 
     /// What both hold.
     pub(super) fn intersection(self, other: Self) -> Option<Self> {
-        if self.holds(other) {
-            Some(other)
-        } else {
-            other.holds(self).then_some(self)
-        }
+        if self.holds(other) { Some(other) } else { other.holds(self).then_some(self) }
     }
 }
 
@@ -119,11 +98,7 @@ impl std::fmt::Display for Net {
         } else {
             write!(f, "{}", std::net::Ipv6Addr::from(self.address))?;
         }
-        if self.is_single() {
-            Ok(())
-        } else {
-            write!(f, "/{}", self.bits)
-        }
+        if self.is_single() { Ok(()) } else { write!(f, "/{}", self.bits) }
     }
 }
 
@@ -164,11 +139,7 @@ impl PeerPrefix {
     }
 
     fn net(&self) -> Net {
-        Net {
-            family: self.family,
-            address: u128::from_be_bytes(self.address),
-            bits: self.bits,
-        }
+        Net { family: self.family, address: u128::from_be_bytes(self.address), bits: self.bits }
     }
 }
 
@@ -220,8 +191,5 @@ impl PeerTable {
 }
 
 fn both(one: PeerCell, other: PeerCell) -> PeerCell {
-    PeerCell {
-        connect: one.connect.and(other.connect),
-        bind: one.bind.and(other.bind),
-    }
+    PeerCell { connect: one.connect.and(other.connect), bind: one.bind.and(other.bind) }
 }

@@ -60,9 +60,7 @@ impl AgentName {
         if (1..=Self::MAX_LEN).contains(&name.len()) && name.bytes().all(lawful) {
             Ok(Self(name.to_owned()))
         } else {
-            Err(BadAgentName {
-                name: name.to_owned(),
-            })
+            Err(BadAgentName { name: name.to_owned() })
         }
     }
 

@@ -12,13 +12,8 @@ use super::rule::{AgentName, PlaceReach, Who};
 use super::syntax::{Shape, Words};
 
 /// The actions that a policy may name.
-pub(super) const ACTIONS: [Action; 5] = [
-    Action::Exec,
-    Action::Read,
-    Action::Write,
-    Action::Connect,
-    Action::Bind,
-];
+pub(super) const ACTIONS: [Action; 5] =
+    [Action::Exec, Action::Read, Action::Write, Action::Connect, Action::Bind];
 
 /// The kinds of resources, as the schema names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,24 +96,9 @@ pub(super) fn head(
     shape: &Shape<'_>,
 ) -> Result<Head, Vec<Diagnostic>> {
     let mut problems = Vec::new();
-    let who = principal(
-        text,
-        &policy.principal_constraint(),
-        shape.principal,
-        &mut problems,
-    );
-    let (actions, named) = actions(
-        text,
-        &policy.action_constraint(),
-        shape.action,
-        &mut problems,
-    );
-    let resource = resource(
-        text,
-        &policy.resource_constraint(),
-        shape.resource,
-        &mut problems,
-    );
+    let who = principal(text, &policy.principal_constraint(), shape.principal, &mut problems);
+    let (actions, named) = actions(text, &policy.action_constraint(), shape.action, &mut problems);
+    let resource = resource(text, &policy.resource_constraint(), shape.resource, &mut problems);
     let (Some(who), Some(resource), true) = (who, resource, problems.is_empty()) else {
         return Err(problems);
     };
@@ -128,11 +108,8 @@ pub(super) fn head(
     let (mut connect, mut bind) = (false, false);
     let mut warnings = Vec::new();
     for (index, action) in actions.iter().enumerate() {
-        let fitting: Vec<Type> = Type::of(*action)
-            .iter()
-            .copied()
-            .filter(|one| types.contains(one))
-            .collect();
+        let fitting: Vec<Type> =
+            Type::of(*action).iter().copied().filter(|one| types.contains(one)).collect();
         for one in &fitting {
             match one.facet(*action) {
                 Some(facet) if !facets.contains(&facet) => facets.push(facet),
@@ -171,18 +148,8 @@ pub(super) fn head(
         Resource::Beneath(_, path) => (true, path),
     };
     facets.sort_unstable();
-    let places = (!facets.is_empty()).then_some(PlaceReach {
-        path,
-        beneath,
-        facets,
-    });
-    Ok(Head {
-        who,
-        places,
-        connect,
-        bind,
-        warnings,
-    })
+    let places = (!facets.is_empty()).then_some(PlaceReach { path, beneath, facets });
+    Ok(Head { who, places, connect, bind, warnings })
 }
 
 fn about(action: Action) -> String {
@@ -201,11 +168,7 @@ fn fitting_actions(types: &[Type]) -> String {
         .filter(fits)
         .map(|action| format!("`Action::\"{}\"`", action.name()))
         .collect();
-    format!(
-        "a {} is what {} is for",
-        types_in_words(types),
-        found.join(" or ")
-    )
+    format!("a {} is what {} is for", types_in_words(types), found.join(" or "))
 }
 
 /// The bytes of the entity literal with this index, or of the whole part.
@@ -285,12 +248,7 @@ fn principal(
     let known = FITTING.contains(&uid.type_name().to_string().as_str());
     if !known {
         let name = uid.type_name().to_string();
-        problems.push(unknown_type(
-            text,
-            type_range(words, false),
-            &name,
-            &FITTING,
-        ));
+        problems.push(unknown_type(text, type_range(words, false), &name, &FITTING));
         return None;
     }
     named_agent(text, uid, equal, words, problems)
@@ -320,10 +278,7 @@ fn named_agent(
             problems.push(text.error(
                 words.range(),
                 "a group is no agent, so this never matches",
-                format!(
-                    "write `principal in AgentGroup::\"{}\"`",
-                    uid.id().escaped()
-                ),
+                format!("write `principal in AgentGroup::\"{}\"`", uid.id().escaped()),
             ));
             None
         }
@@ -455,10 +410,7 @@ fn folder(
         }
         _ => {
             let range = type_range(words, false);
-            let range = words
-                .entities()
-                .first()
-                .map_or(range, |(kind, _)| kind.clone());
+            let range = words.entities().first().map_or(range, |(kind, _)| kind.clone());
             problems.push(unknown_type(text, range, &name, &["Dir"]));
             None
         }
@@ -540,11 +492,7 @@ fn path(
     }
     if path.len() >= PATH_MAX {
         return refuse(
-            format!(
-                "a path of {} bytes; the kernel resolves at most {}",
-                path.len(),
-                PATH_MAX - 1
-            ),
+            format!("a path of {} bytes; the kernel resolves at most {}", path.len(), PATH_MAX - 1),
             "name a folder above it with `resource in Dir::\"…\"`".to_owned(),
         );
     }

@@ -122,10 +122,7 @@ pub fn read_folder(path: &Path) -> Result<Vec<Source>, PolicyError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let file = entry.map_err(failed)?.path();
-        if file
-            .extension()
-            .is_some_and(|extension| extension == "cedar")
-        {
+        if file.extension().is_some_and(|extension| extension == "cedar") {
             files.push(file);
         }
     }
@@ -146,9 +143,5 @@ pub fn read_folder(path: &Path) -> Result<Vec<Source>, PolicyError> {
             Err(error) => problems.extend_from_slice(error.diagnostics()),
         }
     }
-    if problems.is_empty() {
-        Ok(sources)
-    } else {
-        Err(PolicyError::new(problems))
-    }
+    if problems.is_empty() { Ok(sources) } else { Err(PolicyError::new(problems)) }
 }

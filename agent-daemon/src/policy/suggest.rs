@@ -115,11 +115,9 @@ impl Wishes {
         for (path, actions) in &folders {
             // A folder within one that already gives as much needs no line.
             let new: Actions = match Path::new(path).parent().and_then(Path::to_str) {
-                Some(above) => actions
-                    .iter()
-                    .copied()
-                    .filter(|one| !covered(above, *one))
-                    .collect(),
+                Some(above) => {
+                    actions.iter().copied().filter(|one| !covered(above, *one)).collect()
+                }
                 None => actions.clone(),
             };
             if new.is_empty() {
@@ -137,11 +135,8 @@ impl Wishes {
             permit(lines, agent, &new, &format!("all of {path}"), &resource, "");
         }
         for ((path, kind), actions) in &self.places {
-            let left: Actions = actions
-                .iter()
-                .copied()
-                .filter(|one| !covered(path, *one))
-                .collect();
+            let left: Actions =
+                actions.iter().copied().filter(|one| !covered(path, *one)).collect();
             if left.is_empty() {
                 continue;
             }
@@ -162,10 +157,7 @@ impl Wishes {
             if *protocol == 0 {
                 lines.push_str("// The protocol is not known; this permits every one.\n");
             } else {
-                terms.push(format!(
-                    "resource.protocol == \"{}\"",
-                    protocol_name(*protocol)
-                ));
+                terms.push(format!("resource.protocol == \"{}\"", protocol_name(*protocol)));
             }
             let what = format!("{ip} port {port} {}", protocol_name(*protocol));
             let when = format!(" when {{ {} }}", terms.join(" && "));
@@ -209,10 +201,7 @@ fn permit(
     when: &str,
 ) {
     let names: Vec<&str> = actions.iter().map(|action| action.name()).collect();
-    let literals: Vec<String> = names
-        .iter()
-        .map(|name| format!("Action::\"{name}\""))
-        .collect();
+    let literals: Vec<String> = names.iter().map(|name| format!("Action::\"{name}\"")).collect();
     let action = match literals.as_slice() {
         [one] => format!("action == {one}"),
         several => format!("action in [{}]", several.join(", ")),

@@ -63,10 +63,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token> {
         };
         let token = text.get(at..end).unwrap_or_default();
         if !token.chars().all(char::is_whitespace) {
-            found.push(Token {
-                kind,
-                range: at..end,
-            });
+            found.push(Token { kind, range: at..end });
         }
         at = end;
     }
@@ -119,9 +116,7 @@ impl<'a> Words<'a> {
 
     pub(super) fn text(self, index: usize) -> &'a str {
         let range = self.get(index).map(|token| token.range.clone());
-        range
-            .and_then(|range| self.text.get(range))
-            .unwrap_or_default()
+        range.and_then(|range| self.text.get(range)).unwrap_or_default()
     }
 
     /// The bytes from the first token to the last.
@@ -133,21 +128,13 @@ impl<'a> Words<'a> {
     }
 
     pub(super) fn sub(self, range: Range<usize>) -> Self {
-        Self {
-            text: self.text,
-            tokens: self.tokens.get(range).unwrap_or_default(),
-        }
+        Self { text: self.text, tokens: self.tokens.get(range).unwrap_or_default() }
     }
 
     /// The policies of a file: each ends with its semicolon, the last one perhaps without.
     pub(super) fn policies(self) -> impl Iterator<Item = Self> {
         let semicolon = move |token: &Token| self.text.get(token.range.clone()) == Some(";");
-        self.tokens
-            .split_inclusive(semicolon)
-            .map(move |tokens| Self {
-                text: self.text,
-                tokens,
-            })
+        self.tokens.split_inclusive(semicolon).map(move |tokens| Self { text: self.text, tokens })
     }
 
     /// Index of the bracket that closes the one at `open`.
@@ -245,10 +232,7 @@ impl<'a> Words<'a> {
             while first >= 2 && self.text(first - 1) == "::" {
                 first -= 2;
             }
-            found.push((
-                self.sub(first..index - 1).range(),
-                self.sub(index..index + 1).range(),
-            ));
+            found.push((self.sub(first..index - 1).range(), self.sub(index..index + 1).range()));
         }
         found
     }

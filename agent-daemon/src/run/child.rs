@@ -41,11 +41,7 @@ impl Failure {
     }
 
     fn of(step: Step, which: usize) -> impl FnOnce(Errno) -> Self {
-        move |errno| Self {
-            step,
-            which: which as u8,
-            errno,
-        }
+        move |errno| Self { step, which: which as u8, errno }
     }
 
     fn to_bytes(&self) -> [u8; REPORT_SIZE] {
@@ -103,11 +99,7 @@ pub(super) fn spawn(
 ) -> Result<Pid, RunError> {
     let (report, report_write) =
         pipe2(OFlag::O_CLOEXEC).map_err(RunError::system("making a pipe"))?;
-    let mut keep: Vec<RawFd> = prepared
-        .cgroups
-        .iter()
-        .map(|(_, file)| file.as_raw_fd())
-        .collect();
+    let mut keep: Vec<RawFd> = prepared.cgroups.iter().map(|(_, file)| file.as_raw_fd()).collect();
     keep.push(report_write.as_raw_fd());
     keep.sort_unstable();
     let plan = Plan {
@@ -129,8 +121,7 @@ pub(super) fn spawn(
     if let Ok(ForkResult::Child) = forked {
         run_child(&plan);
     }
-    mask.thread_set_mask()
-        .map_err(RunError::system("unblocking signals"))?;
+    mask.thread_set_mask().map_err(RunError::system("unblocking signals"))?;
     let pid = match forked.map_err(RunError::system("forking"))? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => sys::exit_now(125),
@@ -218,9 +209,7 @@ fn steps(plan: &Plan<'_>) -> Result<Infallible, Failure> {
     }
     close_others(&plan.keep).map_err(Failure::at(Step::CloseFiles))?;
     sys::default_all_signals().map_err(Failure::at(Step::Signals))?;
-    SigSet::empty()
-        .thread_set_mask()
-        .map_err(Failure::at(Step::Signals))?;
+    SigSet::empty().thread_set_mask().map_err(Failure::at(Step::Signals))?;
 
     for (which, (_, procs)) in plan.prepared.cgroups.iter().enumerate() {
         // 0 is the process that writes.

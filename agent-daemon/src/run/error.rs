@@ -218,10 +218,7 @@ impl RunError {
         let reason = match errno {
             Errno::EPERM => return Self::Denied { program },
             Errno::ENOENT if !program.exists() => {
-                return Self::NotFound {
-                    command,
-                    path: None,
-                };
+                return Self::NotFound { command, path: None };
             }
             Errno::ENOENT => {
                 "its interpreter does not exist: check the first line or the loader it names".into()

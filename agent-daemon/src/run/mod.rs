@@ -100,11 +100,7 @@ impl Prepared {
         let signals = signals::Signals::install()?;
         let terminal = terminal::Terminal::open(self.identity.uid)?;
         let pid = child::spawn(self, terminal.as_ref(), &signals)?;
-        Ok(Running {
-            pid,
-            terminal,
-            signals,
-        })
+        Ok(Running { pid, terminal, signals })
     }
 }
 

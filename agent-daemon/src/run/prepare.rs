@@ -55,18 +55,11 @@ pub(super) fn prepare(launch: Launch, caller: &Caller) -> Result<Prepared, RunEr
         return Err(RunError::NotRoot);
     }
     let variable = |name: &'static str| caller.environment.get(OsStr::new(name)).cloned();
-    let identity = user::resolve(
-        &launch.user,
-        launch.allow_root,
-        &launch.keep_groups,
-        caller.uid,
-        variable,
-    )?;
+    let identity =
+        user::resolve(&launch.user, launch.allow_root, &launch.keep_groups, caller.uid, variable)?;
 
     let environment = environment(&caller.environment, &identity, &launch.environment)?;
-    let path = environment
-        .get(OsStr::new("PATH"))
-        .map_or(OsStr::new(DEFAULT_PATH), |path| path);
+    let path = environment.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), |path| path);
     let found = find(&command, path, &identity)?;
     let program = std::path::absolute(&found).unwrap_or_else(|_| found.clone());
 
@@ -118,10 +111,7 @@ fn environment(
     environment.insert("SHELL".into(), identity.shell.clone().into());
     for (name, value) in extra {
         if name.is_empty() || name.as_bytes().contains(&b'=') {
-            return Err(RunError::BadString {
-                what: "variable",
-                value: name.clone(),
-            });
+            return Err(RunError::BadString { what: "variable", value: name.clone() });
         }
         environment.insert(name.clone(), value.clone());
     }
@@ -138,14 +128,10 @@ fn find(command: &OsStr, path: &OsStr, identity: &Identity) -> Result<PathBuf, R
     if command.as_bytes().contains(&b'/') {
         let program = PathBuf::from(command);
         return match fits(&program, identity) {
-            Fit::Missing => Err(RunError::NotFound {
-                command: command.to_owned(),
-                path: None,
-            }),
-            Fit::NotAProgram(reason) => Err(RunError::NotExecutable {
-                program,
-                reason: reason.to_owned(),
-            }),
+            Fit::Missing => Err(RunError::NotFound { command: command.to_owned(), path: None }),
+            Fit::NotAProgram(reason) => {
+                Err(RunError::NotExecutable { program, reason: reason.to_owned() })
+            }
             // For a program that only others may execute the kernel has the last word: the user may
             // have permission by an access list.
             Fit::ForOthers | Fit::ForUser => Ok(program),
@@ -173,14 +159,12 @@ fn find(command: &OsStr, path: &OsStr, identity: &Identity) -> Result<PathBuf, R
     }
     match (for_others, refused) {
         (Some(program), _) => Ok(program),
-        (None, Some((program, reason))) => Err(RunError::NotExecutable {
-            program,
-            reason: reason.to_owned(),
-        }),
-        (None, None) => Err(RunError::NotFound {
-            command: command.to_owned(),
-            path: Some(path.to_owned()),
-        }),
+        (None, Some((program, reason))) => {
+            Err(RunError::NotExecutable { program, reason: reason.to_owned() })
+        }
+        (None, None) => {
+            Err(RunError::NotFound { command: command.to_owned(), path: Some(path.to_owned()) })
+        }
     }
 }
 
@@ -212,11 +196,7 @@ fn fits(program: &Path, identity: &Identity) -> Fit {
         }),
         Err(_) => false,
     };
-    if reachable && may_execute(&metadata, identity) {
-        Fit::ForUser
-    } else {
-        Fit::ForOthers
-    }
+    if reachable && may_execute(&metadata, identity) { Fit::ForUser } else { Fit::ForOthers }
 }
 
 fn may_execute(metadata: &fs::Metadata, identity: &Identity) -> bool {

@@ -34,11 +34,7 @@ struct Flow {
 
 impl Flow {
     fn new(open: bool) -> Self {
-        Self {
-            bytes: Vec::with_capacity(CHUNK),
-            sent: 0,
-            open,
-        }
+        Self { bytes: Vec::with_capacity(CHUNK), sent: 0, open }
     }
 
     fn is_empty(&self) -> bool {
@@ -117,9 +113,7 @@ pub(super) fn relay(
             Change::Stopped => {
                 if let Some(terminal) = &mut terminal {
                     terminal.leave_raw();
-                    signals
-                        .stop_self()
-                        .map_err(RunError::system("stopping with the command"))?;
+                    signals.stop_self().map_err(RunError::system("stopping with the command"))?;
                     terminal.copy_window_size();
                     terminal.enter_raw();
                 }
@@ -151,10 +145,7 @@ fn change(command: Pid) -> Result<Change, RunError> {
             Ok(WaitStatus::Stopped(..)) => Ok(Change::Stopped),
             Ok(_) => Ok(Change::Nothing),
             Err(Errno::EINTR) => continue,
-            Err(errno) => Err(RunError::System {
-                doing: "waiting for the command",
-                errno,
-            }),
+            Err(errno) => Err(RunError::System { doing: "waiting for the command", errno }),
         };
     }
 }
@@ -167,18 +158,12 @@ fn pump(
     to_caller: &mut Flow,
 ) -> Result<(), RunError> {
     let mut ended = false;
-    if let Some(terminal) = terminal
-        .as_mut()
-        .filter(|terminal| terminal.waits_for_foreground())
-    {
+    if let Some(terminal) = terminal.as_mut().filter(|terminal| terminal.waits_for_foreground()) {
         terminal.enter_raw();
     }
     match terminal.as_ref() {
         None => {
-            wait_for(
-                &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)],
-                PollTimeout::NONE,
-            )?;
+            wait_for(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
         }
         Some(terminal) => {
             let input = terminal.raw_input().filter(|_| to_command.is_empty());
@@ -238,10 +223,7 @@ fn pump(
 fn wait_for(waited: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<(), RunError> {
     match poll(waited, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(errno) => Err(RunError::System {
-            doing: "waiting for terminal and signals",
-            errno,
-        }),
+        Err(errno) => Err(RunError::System { doing: "waiting for terminal and signals", errno }),
     }
 }
 

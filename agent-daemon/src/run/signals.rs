@@ -63,10 +63,7 @@ impl Signals {
         };
         WRITE_END.store(pipe.1.as_raw_fd(), Ordering::Release);
         // From here on dropping it undoes what was done.
-        let mut signals = Self {
-            former: Vec::new(),
-            read_end: pipe.0.as_fd(),
-        };
+        let mut signals = Self { former: Vec::new(), read_end: pipe.0.as_fd() };
         while signals.next().is_some() {}
         for signal in HANDLED {
             let former = set(signal, note_action()).map_err(failed("handling signals"))?;
@@ -102,11 +99,7 @@ impl Signals {
     /// Where no shell could continue it (an orphaned process group, SIGTSTP ignored) it does
     /// nothing: the kernel does not stop such a process either.
     pub(super) fn stop_self(&self) -> Result<(), Errno> {
-        if self
-            .former
-            .iter()
-            .all(|(signal, _)| *signal != Signal::SIGTSTP)
-        {
+        if self.former.iter().all(|(signal, _)| *signal != Signal::SIGTSTP) {
             return Ok(());
         }
         set(Signal::SIGTSTP, default_action())?;
@@ -154,12 +147,6 @@ extern "C" fn note(signal: libc::c_int) {
     let byte = signal as u8;
     // SAFETY: one byte that outlives the call; the pipe is never closed and does not block. When it
     // is full there are signals enough to wake the reader.
-    let _ = unsafe {
-        libc::write(
-            WRITE_END.load(Ordering::Acquire),
-            (&raw const byte).cast(),
-            1,
-        )
-    };
+    let _ = unsafe { libc::write(WRITE_END.load(Ordering::Acquire), (&raw const byte).cast(), 1) };
     Errno::set_raw(errno);
 }

@@ -23,10 +23,7 @@ impl<'a> CStringArray<'a> {
     pub(super) fn new(strings: &'a [CString]) -> Self {
         let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
         pointers.push(ptr::null());
-        Self {
-            pointers,
-            strings: PhantomData,
-        }
+        Self { pointers, strings: PhantomData }
     }
 }
 
@@ -39,11 +36,7 @@ pub(super) fn execve(
     // SAFETY: the program is a C string; both arrays end with a null pointer and point to C strings
     // that they borrow.
     unsafe {
-        libc::execve(
-            program.as_ptr(),
-            arguments.pointers.as_ptr(),
-            environment.pointers.as_ptr(),
-        )
+        libc::execve(program.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr())
     };
     Err(Errno::last())
 }
@@ -83,13 +76,7 @@ pub(super) fn default_all_signals() -> Result<(), Errno> {
         // The system call and not the C library's function, which refuses the signals that the
         // library keeps to itself.
         let result = unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                action.as_ptr(),
-                former,
-                MASK_SIZE,
-            )
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), former, MASK_SIZE)
         };
         Errno::result(result)?;
     }
@@ -106,12 +93,7 @@ pub(super) fn take_terminal(terminal: RawFd) -> Result<(), Errno> {
 
 /// The size of a terminal's window.
 pub(super) fn window_size(terminal: BorrowedFd<'_>) -> Result<Winsize, Errno> {
-    let mut size = Winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes one winsize, which outlives the call.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
     Errno::result(result).map(|_| size)
@@ -133,10 +115,7 @@ pub(super) fn drop_capabilities() -> Result<(), Errno> {
     }
     const VERSION_3: u32 = 0x2008_0522;
     const THIS_PROCESS: c_int = 0;
-    let header = Header {
-        version: VERSION_3,
-        pid: THIS_PROCESS,
-    };
+    let header = Header { version: VERSION_3, pid: THIS_PROCESS };
     // Effective, permitted and inheritable, for capabilities 0 to 31 and 32 to 63.
     let none = [0_u32; 6];
     // SAFETY: version 3 reads the header and two triples of u32, which outlive the call. Ambient
@@ -154,11 +133,7 @@ pub(super) fn leave_keyring() -> Result<(), Errno> {
     const KEYCTL_JOIN_SESSION_KEYRING: c_long = 1;
     // SAFETY: a null name asks for an anonymous keyring; no other pointer is passed.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            KEYCTL_JOIN_SESSION_KEYRING,
-            ptr::null::<c_char>(),
-        )
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<c_char>())
     };
     match Errno::result(result) {
         Ok(_) | Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),

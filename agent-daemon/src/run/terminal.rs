@@ -34,11 +34,7 @@ impl Terminal {
     /// caller is a terminal; nothing when none is.
     pub(super) fn open(owner: Uid) -> Result<Option<Self>, RunError> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        let replaces = [
-            is_terminal(&stdin),
-            is_terminal(&stdout),
-            is_terminal(&stderr),
-        ];
+        let replaces = [is_terminal(&stdin), is_terminal(&stdout), is_terminal(&stderr)];
         let output = match replaces {
             [_, true, _] => stdout.as_fd(),
             [_, _, true] => stderr.as_fd(),
@@ -47,11 +43,7 @@ impl Terminal {
         };
         let output = duplicate(output)?;
         let [stdin_is_terminal, ..] = replaces;
-        let input = if stdin_is_terminal {
-            Some(duplicate(stdin.as_fd())?)
-        } else {
-            None
-        };
+        let input = if stdin_is_terminal { Some(duplicate(stdin.as_fd())?) } else { None };
         let (master, slave) = pair(owner).map_err(RunError::system("making a pseudo-terminal"))?;
 
         if let Some(input) = &input {
@@ -60,14 +52,7 @@ impl Terminal {
                 .map_err(RunError::system("setting the pseudo-terminal"))?;
         }
         let slave = Some(slave);
-        let terminal = Self {
-            master,
-            slave,
-            replaces,
-            input,
-            output,
-            before: None,
-        };
+        let terminal = Self { master, slave, replaces, input, output, before: None };
         terminal.copy_window_size();
         Ok(Some(terminal))
     }
@@ -87,10 +72,7 @@ impl Terminal {
 
     /// The caller's terminal to read from, while it is ours to read.
     pub(super) fn raw_input(&self) -> Option<BorrowedFd<'_>> {
-        self.before
-            .as_ref()
-            .and(self.input.as_ref())
-            .map(AsFd::as_fd)
+        self.before.as_ref().and(self.input.as_ref()).map(AsFd::as_fd)
     }
 
     pub(super) fn output(&self) -> BorrowedFd<'_> {
@@ -138,8 +120,7 @@ impl Terminal {
             // What does not pass through the pseudo-terminal (`ambit run … | tee`) still needs its
             // line ends made here.
             let post = OutputFlags::OPOST;
-            raw.output_flags
-                .set(post, before.output_flags.contains(post));
+            raw.output_flags.set(post, before.output_flags.contains(post));
         }
         if tcsetattr(input, SetArg::TCSANOW, &raw).is_ok() {
             self.before = Some(before);
@@ -166,12 +147,10 @@ fn is_terminal(stream: &impl AsFd) -> bool {
 }
 
 fn duplicate(stream: BorrowedFd<'_>) -> Result<OwnedFd, RunError> {
-    stream
-        .try_clone_to_owned()
-        .map_err(|error| RunError::System {
-            doing: "duplicating a standard stream",
-            errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-        })
+    stream.try_clone_to_owned().map_err(|error| RunError::System {
+        doing: "duplicating a standard stream",
+        errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+    })
 }
 
 /// A pseudo-terminal that neither side inherits and that the owner may open by name.

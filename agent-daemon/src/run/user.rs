@@ -81,9 +81,7 @@ pub(super) fn resolve(
             }
         }
     };
-    let name = entry
-        .as_ref()
-        .map_or_else(|| uid.to_string(), |entry| entry.name.clone());
+    let name = entry.as_ref().map_or_else(|| uid.to_string(), |entry| entry.name.clone());
     if uid.is_root() && !allow_root {
         return Err(RunError::RootRefused { user: name });
     }
@@ -106,22 +104,14 @@ pub(super) fn resolve(
             .any(|wanted| names.name(group) == *wanted || names.gid_of(wanted) == Some(group))
     };
     for group in keep_groups {
-        let is_member = names
-            .gid_of(group)
-            .is_some_and(|gid| members.contains(&gid))
+        let is_member = names.gid_of(group).is_some_and(|gid| members.contains(&gid))
             || members.iter().any(|gid| names.name(*gid) == *group);
         if !is_member {
-            return Err(RunError::NotAMember {
-                user: name,
-                group: group.clone(),
-            });
+            return Err(RunError::NotAMember { user: name, group: group.clone() });
         }
     }
     if names.is_dangerous(gid) && !wanted(gid) && !uid.is_root() {
-        return Err(RunError::DangerousPrimaryGroup {
-            user: name,
-            group: names.name(gid),
-        });
+        return Err(RunError::DangerousPrimaryGroup { user: name, group: names.name(gid) });
     }
     let (kept, dropped): (Vec<Gid>, Vec<Gid>) = members
         .into_iter()
@@ -144,14 +134,8 @@ pub(super) fn resolve(
 
 /// The user's shell, or `/bin/sh` for users who may not log in: agents run their tools by `$SHELL`.
 fn usable_shell(shell: PathBuf) -> PathBuf {
-    let refuses = shell
-        .file_name()
-        .is_none_or(|name| name == "nologin" || name == "false");
-    if refuses {
-        PathBuf::from("/bin/sh")
-    } else {
-        shell
-    }
+    let refuses = shell.file_name().is_none_or(|name| name == "nologin" || name == "false");
+    if refuses { PathBuf::from("/bin/sh") } else { shell }
 }
 
 fn by_uid(uid: Uid) -> Result<Option<User>, RunError> {
@@ -160,10 +144,8 @@ fn by_uid(uid: Uid) -> Result<Option<User>, RunError> {
 
 fn of_user(entry: &User) -> Result<Vec<Gid>, RunError> {
     let what = || format!("the groups of {}", entry.name);
-    let name = CString::new(entry.name.as_str()).map_err(|_| RunError::Lookup {
-        what: what(),
-        errno: Errno::EINVAL,
-    })?;
+    let name = CString::new(entry.name.as_str())
+        .map_err(|_| RunError::Lookup { what: what(), errno: Errno::EINVAL })?;
     nix::unistd::getgrouplist(&name, entry.gid).map_err(lookup(what()))
 }
 
@@ -182,9 +164,7 @@ fn number(variable: &'static str, value: Option<OsString>) -> Result<Option<u32>
 /// A user or group number: digits only, and not the highest, which to the kernel means "leave as
 /// it is" and would so leave the command root.
 fn parse(text: &OsStr) -> Option<u32> {
-    let text = text
-        .to_str()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let text = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
@@ -200,10 +180,7 @@ impl GroupNames {
         let mut names = HashMap::new();
         for gid in groups {
             let group = Group::from_gid(gid).map_err(lookup(format!("group {gid}")))?;
-            names.insert(
-                gid,
-                group.map_or_else(|| gid.to_string(), |group| group.name),
-            );
+            names.insert(gid, group.map_or_else(|| gid.to_string(), |group| group.name));
         }
         let mut dangerous = HashMap::new();
         for name in DANGEROUS_GROUPS {
@@ -217,10 +194,7 @@ impl GroupNames {
     }
 
     fn name(&self, gid: Gid) -> String {
-        self.names
-            .get(&gid)
-            .cloned()
-            .unwrap_or_else(|| gid.to_string())
+        self.names.get(&gid).cloned().unwrap_or_else(|| gid.to_string())
     }
 
     fn gid_of(&self, name: &str) -> Option<Gid> {
@@ -237,13 +211,7 @@ mod tests {
     use super::*;
 
     fn as_named(name: &str) -> Result<Identity, RunError> {
-        resolve(
-            &RunAs::Named(name.to_owned()),
-            false,
-            &[],
-            Uid::from_raw(0),
-            |_| None,
-        )
+        resolve(&RunAs::Named(name.to_owned()), false, &[], Uid::from_raw(0), |_| None)
     }
 
     fn as_sudo(uid: &'static str) -> Result<Identity, RunError> {
@@ -262,39 +230,24 @@ mod tests {
             resolve(&RunAs::Invoker, false, &[], Uid::from_raw(0), |_| None),
         ] {
             let message = result.unwrap_err().to_string();
-            assert!(
-                message.contains("--user") && message.contains("--allow-root"),
-                "{message}"
-            );
+            assert!(message.contains("--user") && message.contains("--allow-root"), "{message}");
         }
     }
 
     #[test]
     fn refuses_numbers_that_would_leave_the_command_root() {
         for text in ["4294967295", "4294967296", "-1", "+5", "", "12x"] {
-            assert!(
-                matches!(as_named(text), Err(RunError::UnknownUser { .. })),
-                "{text}"
-            );
+            assert!(matches!(as_named(text), Err(RunError::UnknownUser { .. })), "{text}");
         }
-        assert!(matches!(
-            as_sudo("4294967295"),
-            Err(RunError::BadSudo { .. })
-        ));
+        assert!(matches!(as_sudo("4294967295"), Err(RunError::BadSudo { .. })));
     }
 
     #[test]
     fn a_number_without_an_entry_gets_its_own_number_as_group_and_the_root_folder_as_home() {
         let identity = as_named("54321").unwrap();
-        assert_eq!(
-            (identity.uid.as_raw(), identity.gid.as_raw()),
-            (54321, 54321)
-        );
+        assert_eq!((identity.uid.as_raw(), identity.gid.as_raw()), (54321, 54321));
         assert_eq!(identity.groups, [Gid::from_raw(54321)]);
-        assert_eq!(
-            (identity.name.as_str(), identity.home),
-            ("54321", PathBuf::from("/"))
-        );
+        assert_eq!((identity.name.as_str(), identity.home), ("54321", PathBuf::from("/")));
     }
 
     #[test]

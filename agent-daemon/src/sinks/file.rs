@@ -47,19 +47,11 @@ pub struct FileSink {
 }
 
 fn refused(path: &Path, what: impl Into<String>, advice: &'static str) -> SinkError {
-    SinkError::Refused {
-        path: path.to_owned(),
-        what: what.into(),
-        advice,
-    }
+    SinkError::Refused { path: path.to_owned(), what: what.into(), advice }
 }
 
 fn failed(path: &Path, what: &'static str, errno: Errno) -> SinkError {
-    SinkError::Open {
-        path: path.to_owned(),
-        what,
-        source: errno.into(),
-    }
+    SinkError::Open { path: path.to_owned(), what, source: errno.into() }
 }
 
 /// Opens the folder that holds `path`, and lists the folders on the way that others own.
@@ -139,16 +131,8 @@ fn open(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<File, SinkError> 
     })?;
     let kind = about.file_type();
     if !kind.is_file() {
-        let what = if kind.is_fifo() {
-            "a FIFO"
-        } else {
-            "not a regular file"
-        };
-        return Err(refused(
-            path,
-            format!("it is {what}"),
-            "move it away; the file is made anew",
-        ));
+        let what = if kind.is_fifo() { "a FIFO" } else { "not a regular file" };
+        return Err(refused(path, format!("it is {what}"), "move it away; the file is made anew"));
     }
     if about.uid() != geteuid().as_raw() {
         return Err(refused(
@@ -212,10 +196,7 @@ impl FileSink {
     /// As [`FileSink::open`], and when no target is named.
     pub fn boxed(options: &Options) -> Result<Box<dyn Sink>, SinkError> {
         let Some(path) = &options.target else {
-            return Err(SinkError::Options {
-                sink: "file",
-                what: "needs a path",
-            });
+            return Err(SinkError::Options { sink: "file", what: "needs a path" });
         };
         Ok(Box::new(Self::open(path, options.limit, options.keep)?))
     }
@@ -230,9 +211,7 @@ impl FileSink {
     /// Every name that the sink may write, for the list of what agents must not touch.
     #[must_use]
     pub fn names(&self) -> Vec<PathBuf> {
-        (0..self.keep)
-            .map(|number| self.path.with_file_name(rotated(&self.name, number)))
-            .collect()
+        (0..self.keep).map(|number| self.path.with_file_name(rotated(&self.name, number))).collect()
     }
 
     fn rotate(&mut self) -> Result<(), (&'static str, io::Error)> {
@@ -277,9 +256,7 @@ impl FileSink {
                 self.rotate()?;
                 continue;
             } else {
-                rest.iter()
-                    .position(|&b| b == b'\n')
-                    .map_or(rest.len(), |end| end + 1)
+                rest.iter().position(|&b| b == b'\n').map_or(rest.len(), |end| end + 1)
             };
             match self.file.write(&rest[..take]) {
                 Ok(0) => return Err(("write", io::ErrorKind::WriteZero.into())),

@@ -77,9 +77,7 @@ fn what_others_may_use_is_refused_with_what_to_do() {
 #[test]
 fn a_missing_folder_is_an_error_that_names_it() {
     let folder = Folder::new("sink-missing");
-    let error = open_default(&folder.0.join("no/e"))
-        .unwrap_err()
-        .to_string();
+    let error = open_default(&folder.0.join("no/e")).unwrap_err().to_string();
     assert!(error.contains("/no: cannot open the folder"), "{error}");
 }
 
@@ -136,23 +134,13 @@ fn a_full_disk_holds_then_counts_then_recovers() {
     // Every write to it fails with ENOSPC, as on a full disk.
     let good = std::mem::replace(
         &mut sink.file,
-        fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/full")
-            .unwrap(),
+        fs::OpenOptions::new().write(true).open("/dev/full").unwrap(),
     );
-    let line = [b'x'; 1023]
-        .iter()
-        .chain(b"\n")
-        .copied()
-        .collect::<Vec<u8>>();
+    let line = [b'x'; 1023].iter().chain(b"\n").copied().collect::<Vec<u8>>();
     let (mut given, mut lost) = (0, 0);
     for _ in 0..2 * HOLD / line.len() {
         given += 1;
-        if let Err(SinkError::Write {
-            lost: now, source, ..
-        }) = sink.write(&line, 1)
-        {
+        if let Err(SinkError::Write { lost: now, source, .. }) = sink.write(&line, 1) {
             assert_eq!(source.raw_os_error(), Some(Errno::ENOSPC as i32));
             lost += now;
         }
@@ -170,10 +158,7 @@ fn a_full_disk_holds_then_counts_then_recovers() {
 #[test]
 fn the_registry_opens_every_kind_and_checks_its_options() {
     let folder = Folder::new("sink-registry");
-    let options = Options {
-        target: Some(folder.0.join("e")),
-        ..Options::default()
-    };
+    let options = Options { target: Some(folder.0.join("e")), ..Options::default() };
     let file = super::super::kind("file").unwrap();
     let stdout = super::super::kind("stdout").unwrap();
     assert!((file.open)(&options).is_ok() && (file.open)(&Options::default()).is_err());

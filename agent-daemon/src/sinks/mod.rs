@@ -95,11 +95,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            target: None,
-            limit: 64 << 20,
-            keep: 8,
-        }
+        Self { target: None, limit: 64 << 20, keep: 8 }
     }
 }
 
@@ -113,14 +109,8 @@ pub struct SinkKind {
 
 /// Every kind of sink.
 pub const SINKS: &[SinkKind] = &[
-    SinkKind {
-        name: "file",
-        open: FileSink::boxed,
-    },
-    SinkKind {
-        name: "stdout",
-        open: StdoutSink::boxed,
-    },
+    SinkKind { name: "file", open: FileSink::boxed },
+    SinkKind { name: "stdout", open: StdoutSink::boxed },
 ];
 
 /// The kind of sink with this name.

@@ -33,13 +33,7 @@ impl StdoutSink {
 
     fn failed(&mut self, what: &'static str, lost: u64, source: io::Error) -> SinkError {
         self.lost += lost;
-        SinkError::Write {
-            sink: "stdout".to_owned(),
-            what,
-            source,
-            lost,
-            held: 0,
-        }
+        SinkError::Write { sink: "stdout".to_owned(), what, source, lost, held: 0 }
     }
 }
 

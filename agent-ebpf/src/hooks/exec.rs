@@ -29,10 +29,7 @@ pub fn check(ctx: &LsmContext) -> i32 {
         let file: *const u8 = member(bprm, &offsets().binprm_file);
         (file, member::<u32>(file, &offsets().file_flags))
     };
-    let wanted = Wanted {
-        first: Action::Exec,
-        then: None,
-    };
+    let wanted = Wanted { first: Action::Exec, then: None };
     file::judge(&actor, file, flags, wanted, Hook::BprmCheck)
 }
 
@@ -58,24 +55,14 @@ pub fn done(ctx: &BtfTracePointContext) -> i32 {
         let filename: *const u8 = member(bprm, &offsets().binprm_filename);
         let interp: *const u8 = member(bprm, &offsets().binprm_interp);
         let mm: *const u8 = member(task, &offsets().task_mm);
-        let (start, end): (u64, u64) = (
-            member(mm, &offsets().mm_arg_start),
-            member(mm, &offsets().mm_arg_end),
-        );
+        let (start, end): (u64, u64) =
+            (member(mm, &offsets().mm_arg_start), member(mm, &offsets().mm_arg_end));
 
         let tail = (&raw mut (*record).tail).cast::<u8>();
         let named = bpf_probe_read_kernel_str(tail.cast(), PATH_MAX as u32, filename.cast());
-        let name_len = if named > 0 {
-            (named as usize - 1) & (PATH_MAX - 1)
-        } else {
-            0
-        };
+        let name_len = if named > 0 { (named as usize - 1) & (PATH_MAX - 1) } else { 0 };
         let total = end.saturating_sub(start);
-        let wanted = if total < ARGV_MAX as u64 {
-            total as usize
-        } else {
-            ARGV_MAX
-        };
+        let wanted = if total < ARGV_MAX as u64 { total as usize } else { ARGV_MAX };
         let wanted = wanted & (2 * ARGV_MAX - 1);
         let mut argv_len = 0;
         if wanted <= ARGV_MAX {
@@ -90,11 +77,7 @@ pub fn done(ctx: &BtfTracePointContext) -> i32 {
         (*record).body = ExecBody {
             filename_len: name_len as u32,
             argv_len: argv_len as u32,
-            argv_total: if total > u64::from(u32::MAX) {
-                u32::MAX
-            } else {
-                total as u32
-            },
+            argv_total: if total > u64::from(u32::MAX) { u32::MAX } else { total as u32 },
             is_script: u8::from(interp != filename),
             pad: [0; 3],
         };

@@ -73,34 +73,18 @@ pub fn open(ctx: &LsmContext) -> i32 {
     let file: *const u8 = ctx.arg(0);
     // SAFETY: members of the file that is being opened.
     let (mode, flags) = unsafe {
-        (
-            member::<u32>(file, &offsets().file_mode),
-            member::<u32>(file, &offsets().file_flags),
-        )
+        (member::<u32>(file, &offsets().file_mode), member::<u32>(file, &offsets().file_flags))
     };
     if mode & known(&kernel().backing_mode) as u32 != 0 {
         return 0; // beneath an overlay, whose own file was judged just before
     }
     let wanted = if flags & FMODE_EXEC != 0 {
-        Wanted {
-            first: Action::Exec,
-            then: None,
-        }
+        Wanted { first: Action::Exec, then: None }
     } else if mode & (FMODE_WRITE | FMODE_CREATED) == 0 && flags & O_TRUNC == 0 {
-        Wanted {
-            first: Action::Read,
-            then: None,
-        }
+        Wanted { first: Action::Read, then: None }
     } else {
-        let then = if mode & FMODE_READ != 0 {
-            Some(Action::Read)
-        } else {
-            None
-        };
-        Wanted {
-            first: Action::Write,
-            then,
-        }
+        let then = if mode & FMODE_READ != 0 { Some(Action::Read) } else { None };
+        Wanted { first: Action::Write, then }
     };
     judge(&actor, file, flags, wanted, Hook::FileOpen)
 }
@@ -201,11 +185,7 @@ fn resolve(actor: &Actor, file: *const u8, record: &mut FileRecord) -> Result<Na
     record.body.path_len = 0;
     // SAFETY: the path of a live file and a buffer of that size.
     let written = unsafe {
-        bpf_d_path(
-            path.cast_mut().cast(),
-            record.path.as_mut_ptr().cast(),
-            PATH_MAX as u32,
-        )
+        bpf_d_path(path.cast_mut().cast(), record.path.as_mut_ptr().cast(), PATH_MAX as u32)
     };
     // The count includes the final NUL.
     if written < 2 || written > PATH_MAX as c_long {
@@ -244,25 +224,15 @@ fn resolve(actor: &Actor, file: *const u8, record: &mut FileRecord) -> Result<Na
         // `MNT_NS_INTERNAL` (fs/mount.h), an error pointer: pipes, memfds and their like. Everything
         // else is a mount of another namespace, or of none, whose names would be forged here.
         let internal = mount_ns as i64 == -22;
-        return Err(if internal {
-            Reason::Anonymous
-        } else {
-            Reason::PathUnresolved
-        });
+        return Err(if internal { Reason::Anonymous } else { Reason::PathUnresolved });
     }
     if record.path[0] != b'/' {
         return Err(Reason::PathUnresolved);
     }
     if unhashed && len > DELETED {
-        return Ok(Name {
-            len: len - DELETED,
-            deleted: true,
-        });
+        return Ok(Name { len: len - DELETED, deleted: true });
     }
-    Ok(Name {
-        len,
-        deleted: false,
-    })
+    Ok(Name { len, deleted: false })
 }
 
 /// True when the task still has the root folder and mount namespace that it was enrolled with; the
@@ -296,22 +266,14 @@ fn walk(actor: &Actor, slot: &mut Scratch, len: u32, action: Action, is_dir: boo
     let Some(places) = (unsafe { PLACES.get(&actor.set) }) else {
         return Decision::because(Reason::NoPolicy);
     };
-    let places: *mut c_void = core::ptr::from_ref::<HashMap<_, _, 1, _>>(places)
-        .cast_mut()
-        .cast();
+    let places: *mut c_void = core::ptr::from_ref::<HashMap<_, _, 1, _>>(places).cast_mut().cast();
     slot.walk = PathWalk::new(actor.config, facet);
     let mut steps = Steps { slot, places };
     // The root folder is walked as no bytes at all.
     if len > 1 {
         // SAFETY: the callback has the helper's signature, and `steps` outlives the call.
-        let done = unsafe {
-            bpf_loop(
-                len,
-                step as *const () as *mut c_void,
-                (&raw mut steps).cast(),
-                0,
-            )
-        };
+        let done =
+            unsafe { bpf_loop(len, step as *const () as *mut c_void, (&raw mut steps).cast(), 0) };
         if done != c_long::from(len) {
             return Decision::because(Reason::PathUnresolved);
         }

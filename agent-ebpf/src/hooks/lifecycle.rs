@@ -35,18 +35,12 @@ pub fn fork(ctx: &BtfTracePointContext) -> i32 {
     let child: *const u8 = ctx.arg(1);
     // SAFETY: a task that the tracepoint passed, and its members.
     let (tgid, start) = unsafe {
-        (
-            member::<u32>(child, &offsets().task_tgid),
-            member::<u64>(child, &offsets().task_start),
-        )
+        (member::<u32>(child, &offsets().task_tgid), member::<u64>(child, &offsets().task_start))
     };
     if tgid == actor.tgid {
         return 0; // a thread
     }
-    let mut task = Task {
-        agent: actor.agent,
-        ..Task::default()
-    };
+    let mut task = Task { agent: actor.agent, ..Task::default() };
     if let Some(parent) = actor.task() {
         task = *parent;
     }
@@ -59,11 +53,7 @@ pub fn fork(ctx: &BtfTracePointContext) -> i32 {
     }
     let mut record = ForkRecord {
         header: Header::default(),
-        body: ForkBody {
-            child_start: start,
-            child: tgid,
-            pad: 0,
-        },
+        body: ForkBody { child_start: start, child: tgid, pad: 0 },
     };
     emit::fill(&mut record.header, &actor, Kind::Fork, Hook::SchedFork);
     emit::happened(&mut record.header);
@@ -91,10 +81,7 @@ pub fn exit(ctx: &BtfTracePointContext) -> i32 {
     if live > 0 {
         return 0;
     }
-    let mut record = ExitRecord {
-        header: Header::default(),
-        body: ExitBody { code, pad: 0 },
-    };
+    let mut record = ExitRecord { header: Header::default(), body: ExitBody { code, pad: 0 } };
     emit::fill(&mut record.header, &actor, Kind::Exit, Hook::SchedExit);
     // Two threads may both be the last; only one of them finds the entry.
     if TASKS.remove(&tgid).is_err() {

@@ -61,11 +61,9 @@ struct PeerRecord {
 fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
     // SAFETY: a lookup; the inner map lives until the program ends.
     match unsafe { PEERS.get(&actor.set) } {
-        Some(peers) => decide_peer(
-            action,
-            peer,
-            &Peers(core::ptr::from_ref(peers).cast_mut().cast()),
-        ),
+        Some(peers) => {
+            decide_peer(action, peer, &Peers(core::ptr::from_ref(peers).cast_mut().cast()))
+        }
         None => Decision::because(Reason::NoPolicy),
     }
 }
@@ -92,12 +90,7 @@ fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
         },
     };
     emit::fill(&mut record.header, actor, Kind::Peer, judged.hook);
-    emit::decided(
-        &mut record.header,
-        judged.action,
-        judged.decision,
-        judged.verdict,
-    );
+    emit::decided(&mut record.header, judged.action, judged.decision, judged.verdict);
     emit::send(&mut record);
 }
 
@@ -105,16 +98,7 @@ fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
 fn judge(actor: &Actor, action: Action, hook: Hook, peer: &Peer) -> i32 {
     let decision = decide(actor, action, peer);
     let verdict = actor.verdict(decision);
-    tell(
-        actor,
-        peer,
-        &Judged {
-            action,
-            hook,
-            decision,
-            verdict,
-        },
-    );
+    tell(actor, peer, &Judged { action, hook, decision, verdict });
     match verdict {
         Verdict::Allowed | Verdict::WouldDeny => PROCEED,
         Verdict::Denied => REFUSE,
@@ -156,11 +140,7 @@ fn v6(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
     let (words, port, number) = unsafe {
         let address = &*ctx.sock_addr;
         let word = |index: usize| core::ptr::read_volatile(&raw const address.user_ip6[index]);
-        (
-            [word(0), word(1), word(2), word(3)],
-            address.user_port,
-            address.protocol,
-        )
+        ([word(0), word(1), word(2), word(3)], address.user_port, address.protocol)
     };
     let peer = Peer::v6(
         protocol(number),
@@ -240,16 +220,7 @@ pub fn socket_connect(ctx: &LsmContext) -> i32 {
         Verdict::Allowed | Verdict::WouldDeny => 0,
         Verdict::Denied => {
             let (action, hook) = (Action::Connect, Hook::SocketConnect);
-            tell(
-                &actor,
-                &peer,
-                &Judged {
-                    action,
-                    hook,
-                    decision,
-                    verdict,
-                },
-            );
+            tell(&actor, &peer, &Judged { action, hook, decision, verdict });
             DENY
         }
     }

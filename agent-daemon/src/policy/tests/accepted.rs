@@ -59,18 +59,9 @@ fn every_form_of_action() {
         .map(|(action, target)| says(&tables, action, &target) == "+p")
     };
     assert_eq!(of("action"), [true; 5]);
-    assert_eq!(
-        of("action == Action::\"read\""),
-        [true, false, false, false, false]
-    );
-    assert_eq!(
-        of("action == Action::\"bind\""),
-        [false, false, false, false, true]
-    );
-    assert_eq!(
-        of("action in Action::\"exec\""),
-        [false, false, true, false, false]
-    );
+    assert_eq!(of("action == Action::\"read\""), [true, false, false, false, false]);
+    assert_eq!(of("action == Action::\"bind\""), [false, false, false, false, true]);
+    assert_eq!(of("action in Action::\"exec\""), [false, false, true, false, false]);
     assert_eq!(
         of("action in [Action::\"write\", Action::\"connect\"]"),
         [false, true, false, true, false]
@@ -79,11 +70,8 @@ fn every_form_of_action() {
 
 #[test]
 fn every_form_of_resource() {
-    let of = |resource: &str| {
-        lowered(&format!(
-            "@id(\"p\") permit(principal, action, {resource});"
-        ))
-    };
+    let of =
+        |resource: &str| lowered(&format!("@id(\"p\") permit(principal, action, {resource});"));
     let is = |resource: &str| {
         let tables = of(resource);
         [
@@ -97,50 +85,17 @@ fn every_form_of_resource() {
         .map(|(action, target)| says(&tables, action, &target) == "+p")
     };
     assert_eq!(is("resource"), [true; 6]);
-    assert_eq!(
-        is("resource == File::\"/w/a\""),
-        [true, false, false, false, false, false]
-    );
-    assert_eq!(
-        is("resource == Dir::\"/w\""),
-        [false, true, false, false, false, false]
-    );
-    assert_eq!(
-        is("resource == Program::\"/w/a\""),
-        [false, false, false, true, false, false]
-    );
-    assert_eq!(
-        is("resource in Dir::\"/w\""),
-        [true, true, true, true, false, false]
-    );
-    assert_eq!(
-        is("resource in Dir::\"/\""),
-        [true, true, true, true, true, false]
-    );
-    assert_eq!(
-        is("resource is File"),
-        [true, false, false, false, true, false]
-    );
-    assert_eq!(
-        is("resource is Dir"),
-        [false, true, true, false, false, false]
-    );
-    assert_eq!(
-        is("resource is Program"),
-        [false, false, false, true, false, false]
-    );
-    assert_eq!(
-        is("resource is Peer"),
-        [false, false, false, false, false, true]
-    );
-    assert_eq!(
-        is("resource is File in Dir::\"/w\""),
-        [true, false, false, false, false, false]
-    );
-    assert_eq!(
-        is("resource is Dir in Dir::\"/w\""),
-        [false, true, true, false, false, false]
-    );
+    assert_eq!(is("resource == File::\"/w/a\""), [true, false, false, false, false, false]);
+    assert_eq!(is("resource == Dir::\"/w\""), [false, true, false, false, false, false]);
+    assert_eq!(is("resource == Program::\"/w/a\""), [false, false, false, true, false, false]);
+    assert_eq!(is("resource in Dir::\"/w\""), [true, true, true, true, false, false]);
+    assert_eq!(is("resource in Dir::\"/\""), [true, true, true, true, true, false]);
+    assert_eq!(is("resource is File"), [true, false, false, false, true, false]);
+    assert_eq!(is("resource is Dir"), [false, true, true, false, false, false]);
+    assert_eq!(is("resource is Program"), [false, false, false, true, false, false]);
+    assert_eq!(is("resource is Peer"), [false, false, false, false, false, true]);
+    assert_eq!(is("resource is File in Dir::\"/w\""), [true, false, false, false, false, false]);
+    assert_eq!(is("resource is Dir in Dir::\"/w\""), [false, true, true, false, false, false]);
 }
 
 #[test]
@@ -175,14 +130,8 @@ fn every_condition_on_peers() {
         .map(|target| says(&tables, CONNECT, &target) == "+p")
     };
     assert_eq!(of(""), [true; 4]);
-    assert_eq!(
-        of("when { resource.ip == ip(\"192.0.2.7\") }"),
-        [true, false, false, true]
-    );
-    assert_eq!(
-        of("when { ip(\"192.0.2.7/32\") == resource.ip }"),
-        [true, false, false, true]
-    );
+    assert_eq!(of("when { resource.ip == ip(\"192.0.2.7\") }"), [true, false, false, true]);
+    assert_eq!(of("when { ip(\"192.0.2.7/32\") == resource.ip }"), [true, false, false, true]);
     assert_eq!(
         of("when { resource[\"ip\"].isInRange(ip(\"192.0.2.5/29\")) }"),
         [true, false, false, true]
@@ -191,34 +140,13 @@ fn every_condition_on_peers() {
         of("when { resource.ip.isInRange(ip(\"192.0.2.0/24\")) }"),
         [true, true, false, true]
     );
-    assert_eq!(
-        of("when { resource.ip.isInRange(ip(\"::/0\")) }"),
-        [false, false, true, false]
-    );
-    assert_eq!(
-        of("when { resource.ip.isInRange(ip(\"0.0.0.0/0\")) }"),
-        [true, true, false, true]
-    );
-    assert_eq!(
-        of("when { resource.port == 443 }"),
-        [true, false, true, false]
-    );
-    assert_eq!(
-        of("when { 53 == resource.port }"),
-        [false, true, false, false]
-    );
-    assert_eq!(
-        of("when { resource.protocol == \"tcp\" }"),
-        [true, false, true, false]
-    );
-    assert_eq!(
-        of("when { resource.protocol == \"udp\" }"),
-        [false, true, false, false]
-    );
-    assert_eq!(
-        of("when { resource.protocol == \"132\" }"),
-        [false, false, false, true]
-    );
+    assert_eq!(of("when { resource.ip.isInRange(ip(\"::/0\")) }"), [false, false, true, false]);
+    assert_eq!(of("when { resource.ip.isInRange(ip(\"0.0.0.0/0\")) }"), [true, true, false, true]);
+    assert_eq!(of("when { resource.port == 443 }"), [true, false, true, false]);
+    assert_eq!(of("when { 53 == resource.port }"), [false, true, false, false]);
+    assert_eq!(of("when { resource.protocol == \"tcp\" }"), [true, false, true, false]);
+    assert_eq!(of("when { resource.protocol == \"udp\" }"), [false, true, false, false]);
+    assert_eq!(of("when { resource.protocol == \"132\" }"), [false, false, false, true]);
     assert_eq!(
         of(
             "when { (resource.port == 443 && (resource.protocol == \"tcp\")) && resource.ip.isInRange(ip(\"2001:db8::/32\")) }"
@@ -257,12 +185,8 @@ fn contradiction_is_taken_with_a_warning_and_matches_nothing() {
         );
         let policies = check(&text).unwrap();
         let report = policies.report();
-        let [kept] = report.as_slice() else {
-            panic!("one policy")
-        };
-        let [warning] = kept.warnings.as_slice() else {
-            panic!("one warning for {when}")
-        };
+        let [kept] = report.as_slice() else { panic!("one policy") };
+        let [warning] = kept.warnings.as_slice() else { panic!("one warning for {when}") };
         assert!(warning.to_string().contains("never matches"), "{warning}");
         let tables = policies.lower(&coder(), &[], &[]);
         assert_eq!(tables, super::Lowered::default());
@@ -273,11 +197,7 @@ fn contradiction_is_taken_with_a_warning_and_matches_nothing() {
 fn connecting_to_the_unspecified_address_is_warned_of() {
     let text = "permit(principal, action == Action::\"connect\", resource) when { resource.ip == ip(\"0.0.0.0\") };";
     let report = check(text).unwrap().report();
-    assert!(
-        report[0].warnings[0]
-            .to_string()
-            .contains("write `127.0.0.1`")
-    );
+    assert!(report[0].warnings[0].to_string().contains("write `127.0.0.1`"));
     let text = text.replace("connect", "bind");
     assert!(check(&text).unwrap().report()[0].warnings.is_empty());
 }
@@ -287,10 +207,7 @@ fn action_that_never_applies_is_warned_of() {
     let text = "permit(principal, action in [Action::\"read\", Action::\"exec\"], resource == Program::\"/bin/sh\");";
     let report = check(text).unwrap().report();
     let warning = report[0].warnings[0].to_string();
-    assert!(
-        warning.contains("`read` never applies to a Program"),
-        "{warning}"
-    );
+    assert!(warning.contains("`read` never applies to a Program"), "{warning}");
     assert!(warning.contains("coder.cedar:1:30"), "{warning}");
 }
 
@@ -309,10 +226,7 @@ fn forbid_wins_whatever_the_order_or_depth() {
          @id(\"all\") permit(principal, action, resource is Peer) when { resource.ip.isInRange(ip(\"192.0.2.0/24\")) };",
     );
     assert_eq!(says(&tables, CONNECT, &v4(6, [192, 0, 2, 7], 443)), "-not");
-    assert_eq!(
-        says(&tables, CONNECT, &v4(6, [193, 0, 2, 7], 443)),
-        "no_permit"
-    );
+    assert_eq!(says(&tables, CONNECT, &v4(6, [193, 0, 2, 7], 443)), "no_permit");
 }
 
 #[test]
@@ -330,11 +244,7 @@ fn ids_are_given_or_made_from_the_place() {
         "@id(\"mine\")\n@reason(\"because\")\npermit(principal, action, resource);\npermit(principal, action, resource); forbid(principal, action, resource);\n",
     )
     .unwrap();
-    let ids: Vec<_> = policies
-        .report()
-        .into_iter()
-        .map(|kept| kept.rule)
-        .collect();
+    let ids: Vec<_> = policies.report().into_iter().map(|kept| kept.rule).collect();
     assert_eq!(ids[0].id, "mine");
     assert_eq!(ids[0].place, "/etc/ambit/coder.cedar:1:1");
     assert_eq!(ids[0].annotations["reason"], "because");
@@ -346,11 +256,7 @@ fn ids_are_given_or_made_from_the_place() {
         text: "permit(principal, action, resource);".to_owned(),
     };
     let policies = Policies::check(&[same_name("/x"), same_name("/y")]).unwrap();
-    let ids: Vec<_> = policies
-        .report()
-        .into_iter()
-        .map(|kept| kept.rule.id)
-        .collect();
+    let ids: Vec<_> = policies.report().into_iter().map(|kept| kept.rule.id).collect();
     assert_eq!(ids, ["a.cedar:1", "a.cedar:1:1"]);
 }
 
@@ -358,35 +264,15 @@ fn ids_are_given_or_made_from_the_place() {
 fn built_in_forbids_hold_above_every_policy() {
     let policies = check("permit(principal, action, resource);").unwrap();
     let protected = [
-        Protected {
-            path: "/run/ambit/".into(),
-            beneath: true,
-            facets: Facet::ALL,
-        },
-        Protected {
-            path: "/usr/bin/ambitd".into(),
-            beneath: false,
-            facets: &[Facet::WriteFile],
-        },
+        Protected { path: "/run/ambit/".into(), beneath: true, facets: Facet::ALL },
+        Protected { path: "/usr/bin/ambitd".into(), beneath: false, facets: &[Facet::WriteFile] },
     ];
     let tables = policies.lower(&coder(), &[], &protected);
     assert_eq!(tables.rule_name(RULE_PROTECTED), Some(PROTECTED_ID));
-    assert_eq!(
-        says(&tables, READ, &file("/run/ambit/sock")),
-        "-ambit:protected"
-    );
-    assert_eq!(
-        says(&tables, READ, &folder("/run/ambit")),
-        "-ambit:protected"
-    );
-    assert_eq!(
-        says(&tables, WRITE, &file("/usr/bin/ambitd")),
-        "-ambit:protected"
-    );
-    assert_eq!(
-        says(&tables, READ, &file("/usr/bin/ambitd")),
-        "+coder.cedar:1"
-    );
+    assert_eq!(says(&tables, READ, &file("/run/ambit/sock")), "-ambit:protected");
+    assert_eq!(says(&tables, READ, &folder("/run/ambit")), "-ambit:protected");
+    assert_eq!(says(&tables, WRITE, &file("/usr/bin/ambitd")), "-ambit:protected");
+    assert_eq!(says(&tables, READ, &file("/usr/bin/ambitd")), "+coder.cedar:1");
 }
 
 #[test]

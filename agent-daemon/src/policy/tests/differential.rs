@@ -73,13 +73,7 @@ impl World {
             }
         }
         let entities = Entities::from_entities(entities.into_values(), None).unwrap();
-        Self {
-            text,
-            policies,
-            agents,
-            attempts,
-            entities,
-        }
+        Self { text, policies, agents, attempts, entities }
     }
 
     fn compare(&self, random: &mut Random, met: &mut Met) {
@@ -100,20 +94,12 @@ impl World {
         });
 
         assert_eq!(answer.diagnostics().errors().count(), 0, "{}", *told);
-        let mut reasons: Vec<&str> = answer
-            .diagnostics()
-            .reason()
-            .map(|id| -> &str { id.as_ref() })
-            .collect();
+        let mut reasons: Vec<&str> =
+            answer.diagnostics().reason().map(|id| -> &str { id.as_ref() }).collect();
         reasons.sort_by_key(|id| lowered.rules.iter().position(|rule| rule.id == *id));
         let allowed = answer.decision() == cedar_policy::Decision::Allow;
         assert_eq!(decision.reason == Reason::Permitted, allowed, "{}", *told);
-        assert_eq!(
-            decision.reason == Reason::NoPermit,
-            reasons.is_empty(),
-            "{}",
-            *told
-        );
+        assert_eq!(decision.reason == Reason::NoPermit, reasons.is_empty(), "{}", *told);
         let reported = lowered.rule_name(decision.rule);
         assert_eq!(reported, reasons.first().copied(), "{reasons:?} {}", *told);
         met.pairs += 1;
@@ -144,9 +130,6 @@ fn tables_say_what_cedar_says() {
         ("forbidden", met.forbidden),
         ("without permit", met.no_permit),
     ] {
-        assert!(
-            count > 2_000,
-            "only {count} {what}: the generator asks too little"
-        );
+        assert!(count > 2_000, "only {count} {what}: the generator asks too little");
     }
 }

@@ -32,16 +32,12 @@ impl Drop for Folder {
 
 #[test]
 fn missing_file_and_folder() {
-    let error = read_source("/nonexistent/x.cedar".as_ref())
-        .unwrap_err()
-        .to_string();
+    let error = read_source("/nonexistent/x.cedar".as_ref()).unwrap_err().to_string();
     assert!(
         error.contains("no such policy file") && error.contains("/nonexistent/x.cedar"),
         "{error}"
     );
-    let error = read_folder("/nonexistent".as_ref())
-        .unwrap_err()
-        .to_string();
+    let error = read_folder("/nonexistent".as_ref()).unwrap_err().to_string();
     assert!(error.contains("no such policy folder"), "{error}");
 }
 
@@ -63,14 +59,8 @@ fn empty_file_is_told_what_it_would_mean() {
     for text in ["", " \n", "// only a comment\n"] {
         let source = read_source(&folder.write("a.cedar", text.as_bytes())).unwrap();
         let error = Policies::check(&[source]).unwrap_err().to_string();
-        assert!(
-            error.contains("leave every action of every agent denied"),
-            "{error}"
-        );
-        assert!(
-            error.contains("write `forbid(principal, action, resource);`"),
-            "{error}"
-        );
+        assert!(error.contains("leave every action of every agent denied"), "{error}");
+        assert!(error.contains("write `forbid(principal, action, resource);`"), "{error}");
     }
     assert!(Policies::check(&[]).is_err());
 }
@@ -78,10 +68,8 @@ fn empty_file_is_told_what_it_would_mean() {
 #[test]
 fn not_utf8_is_refused_with_the_place_of_the_byte() {
     let folder = Folder::new("utf8");
-    let path = folder.write(
-        "a.cedar",
-        b"// fine\n// caf\xe9\npermit(principal, action, resource);",
-    );
+    let path =
+        folder.write("a.cedar", b"// fine\n// caf\xe9\npermit(principal, action, resource);");
     let error = read_source(&path).unwrap_err().to_string();
     assert!(error.contains("byte 0xe9 is at offset 14"), "{error}");
     assert!(error.contains("a.cedar:2:7"), "{error}");
@@ -92,12 +80,7 @@ fn huge_file_is_refused_without_reading_it() {
     let folder = Folder::new("huge");
     let path = folder.write("a.cedar", b"");
     for bytes in [64 << 20, MAX_FILE_BYTES + 1] {
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(bytes)
-            .unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(bytes).unwrap();
         let start = Instant::now();
         let error = read_source(&path).unwrap_err().to_string();
         assert!(start.elapsed() < Duration::from_secs(1));
@@ -106,12 +89,7 @@ fn huge_file_is_refused_without_reading_it() {
             "{error}"
         );
     }
-    File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(MAX_FILE_BYTES)
-        .unwrap();
+    File::options().write(true).open(&path).unwrap().set_len(MAX_FILE_BYTES).unwrap();
     assert!(read_source(&path).is_ok());
 }
 
@@ -124,10 +102,7 @@ fn folder_gives_its_cedar_files_sorted_by_name() {
         folder.write(name, b"permit(principal, action, resource);");
     }
     let sources = read_folder(&folder.0).unwrap();
-    let names: Vec<&str> = sources
-        .iter()
-        .map(|one| one.name.rsplit('/').next().unwrap())
-        .collect();
+    let names: Vec<&str> = sources.iter().map(|one| one.name.rsplit('/').next().unwrap()).collect();
     assert_eq!(names, ["10.cedar", "a.cedar", "b.cedar"]);
     assert_eq!(Policies::check(&sources).unwrap().report().len(), 3);
     folder.write("d.cedar", b"\xff");

@@ -124,10 +124,7 @@ fn place(random: &mut Random) -> String {
         1 if path != "/" => format!("resource == Program::\"{path}\""),
         2 => format!("resource == Dir::\"{path}\""),
         3 => format!("resource is {}", random.one(&["File", "Dir", "Program"])),
-        4 => format!(
-            "resource is {} in Dir::\"{path}\"",
-            random.one(&["File", "Dir", "Program"])
-        ),
+        4 => format!("resource is {} in Dir::\"{path}\"", random.one(&["File", "Dir", "Program"])),
         5 => "resource".to_owned(),
         _ => format!("resource in Dir::\"{path}\""),
     }
@@ -149,11 +146,7 @@ fn conditions(random: &mut Random) -> String {
         let terms: Vec<String> = (0..=random.below(3))
             .map(|_| {
                 let term = term(random);
-                if random.chance(20) {
-                    format!("({term})")
-                } else {
-                    term
-                }
+                if random.chance(20) { format!("({term})") } else { term }
             })
             .collect();
         text += &format!(" when {{ {} }}", terms.join(" && "));
@@ -163,11 +156,7 @@ fn conditions(random: &mut Random) -> String {
 
 /// One policy, of the forms that are kept; it may still be refused for speaking of what cannot be.
 pub(super) fn policy(random: &mut Random) -> String {
-    let effect = if random.chance(65) {
-        "permit"
-    } else {
-        "forbid"
-    };
+    let effect = if random.chance(65) { "permit" } else { "forbid" };
     let who = principal(random);
     match random.below(20) {
         0 => format!("{effect}({who}, action, resource);"),
@@ -176,11 +165,8 @@ pub(super) fn policy(random: &mut Random) -> String {
             format!("{effect}({who}, action, resource is Peer){conditions};")
         }
         2..=10 => {
-            let action = if random.chance(20) {
-                "action".to_owned()
-            } else {
-                action(random, &FILE_ACTIONS)
-            };
+            let action =
+                if random.chance(20) { "action".to_owned() } else { action(random, &FILE_ACTIONS) };
             format!("{effect}({who}, {action}, {});", place(random))
         }
         _ => {
@@ -198,15 +184,9 @@ pub(super) fn attempt(random: &mut Random) -> (Action, Target) {
         let path = PATHS.get(random.below(PATHS.len() + more.len()));
         let path = path.unwrap_or_else(|| random.one(&more));
         let is_dir = *path == "/" || random.chance(30);
-        let actions: &[Action] = if is_dir {
-            &[Action::Read, Action::Write]
-        } else {
-            &FILE_ACTIONS
-        };
-        let target = Target::File {
-            path: path.into(),
-            is_dir,
-        };
+        let actions: &[Action] =
+            if is_dir { &[Action::Read, Action::Write] } else { &FILE_ACTIONS };
+        let target = Target::File { path: path.into(), is_dir };
         return (*random.one(actions), target);
     }
     let more = ["10.0.0.3", "192.0.2.1", "::2", "::ffff:10.0.0.1"];
@@ -216,10 +196,7 @@ pub(super) fn attempt(random: &mut Random) -> (Action, Target) {
     let protocol = *random.one(&[6, 17, 132, 0, 1]);
     let action = *random.one(&PEER_ACTIONS);
     let destination = action == Action::Connect;
-    (
-        action,
-        peer(address.parse().unwrap(), port, protocol, destination),
-    )
+    (action, peer(address.parse().unwrap(), port, protocol, destination))
 }
 
 fn peer(address: std::net::IpAddr, port: u16, protocol: u8, destination: bool) -> Target {
@@ -229,12 +206,7 @@ fn peer(address: std::net::IpAddr, port: u16, protocol: u8, destination: bool) -
         std::net::IpAddr::V6(v6) => {
             let bytes = v6.octets();
             let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-            Peer::v6(
-                protocol,
-                [word(0), word(4), word(8), word(12)],
-                port,
-                destination,
-            )
+            Peer::v6(protocol, [word(0), word(4), word(8), word(12)], port, destination)
         }
     })
 }

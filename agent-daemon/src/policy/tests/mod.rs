@@ -20,10 +20,7 @@ const CONFIG: Config = Config {
 };
 
 fn source(text: &str) -> Source {
-    Source {
-        name: "/etc/ambit/coder.cedar".to_owned(),
-        text: text.to_owned(),
-    }
+    Source { name: "/etc/ambit/coder.cedar".to_owned(), text: text.to_owned() }
 }
 
 fn check(text: &str) -> Result<Policies, PolicyError> {
@@ -51,17 +48,11 @@ fn decide(tables: &HashedTables, action: Action, target: &Target) -> Decision {
 }
 
 fn file(path: &str) -> Target {
-    Target::File {
-        path: path.into(),
-        is_dir: false,
-    }
+    Target::File { path: path.into(), is_dir: false }
 }
 
 fn folder(path: &str) -> Target {
-    Target::File {
-        path: path.into(),
-        is_dir: true,
-    }
+    Target::File { path: path.into(), is_dir: true }
 }
 
 fn v4(protocol: u8, address: [u8; 4], port: u16) -> Target {

@@ -6,14 +6,7 @@ use super::super::{Attempt, Target, suggest};
 use super::{coder, file, folder, lowered, says, v4, v6};
 
 fn attempts(tried: Vec<(Action, Target)>) -> Vec<Attempt> {
-    tried
-        .into_iter()
-        .map(|(action, target)| Attempt {
-            agent: coder(),
-            action,
-            target,
-        })
-        .collect()
+    tried.into_iter().map(|(action, target)| Attempt { agent: coder(), action, target }).collect()
 }
 
 /// The suggestion is a policy that is taken and permits everything that was tried.
@@ -69,9 +62,8 @@ permit(principal == Agent::"coder", action == Action::"bind", resource) when { r
 
 #[test]
 fn many_files_of_one_folder_become_the_folder() {
-    let mut tried: Vec<(Action, Target)> = (0..8)
-        .map(|n| (Action::Read, file(&format!("/w/{n}"))))
-        .collect();
+    let mut tried: Vec<(Action, Target)> =
+        (0..8).map(|n| (Action::Read, file(&format!("/w/{n}")))).collect();
     tried.extend((0..9).map(|n| (Action::Read, file(&format!("/w/deep/{n}")))));
     tried.extend((0..7).map(|n| (Action::Write, file(&format!("/v/{n}")))));
     tried.push((Action::Write, file("/w/0")));
@@ -89,19 +81,10 @@ fn what_no_line_can_permit_is_said() {
     use std::os::unix::ffi::OsStringExt;
     let odd = std::ffi::OsString::from_vec(b"/w/\xff".to_vec());
     let text = suggest(&attempts(vec![
-        (
-            Action::Read,
-            Target::File {
-                path: odd.into(),
-                is_dir: false,
-            },
-        ),
+        (Action::Read, Target::File { path: odd.into(), is_dir: false }),
         (Action::Bpf, file("/")),
     ]));
-    assert!(
-        text.contains(r"// Not permitted by any line: /w/\xff cannot be named"),
-        "{text}"
-    );
+    assert!(text.contains(r"// Not permitted by any line: /w/\xff cannot be named"), "{text}");
     assert!(text.contains("bpf(2) is never granted"), "{text}");
     assert!(!text.contains("permit("), "{text}");
 }

@@ -32,11 +32,8 @@ pub(super) struct Case {
 
 impl Case {
     pub(super) fn new(command: &[&str]) -> Self {
-        let case = Self {
-            variables: Vec::new(),
-        };
-        case.with("LAUNCH", &command.join(SEPARATOR))
-            .with("USER", NOBODYS_UID)
+        let case = Self { variables: Vec::new() };
+        case.with("LAUNCH", &command.join(SEPARATOR)).with("USER", NOBODYS_UID)
     }
 
     pub(super) fn shell(script: &str) -> Self {
@@ -45,8 +42,7 @@ impl Case {
 
     /// Sets `AMBIT_TEST_{name}` for the process that launches.
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {
-        self.variables
-            .push((format!("AMBIT_TEST_{name}"), value.to_owned()));
+        self.variables.push((format!("AMBIT_TEST_{name}"), value.to_owned()));
         self
     }
 
@@ -60,10 +56,7 @@ impl Case {
         let path = format!("{}::launches", module_path!().rsplit_once("::").unwrap().0);
         let path = path.split_once("::").unwrap().1.to_owned();
         command.args(["--exact", &path, "--nocapture", "--test-threads=1"]);
-        command
-            .env_remove("SUDO_UID")
-            .env_remove("SUDO_GID")
-            .env_remove("SUDO_USER");
+        command.env_remove("SUDO_UID").env_remove("SUDO_GID").env_remove("SUDO_USER");
         command.envs(self.variables.iter().cloned());
         command
     }
@@ -77,12 +70,7 @@ impl Case {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(input.as_bytes())
-            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
     }
 
@@ -107,12 +95,7 @@ impl Case {
         controlling: bool,
         change: impl FnOnce(&mut Command),
     ) -> InTerminal {
-        let size = Winsize {
-            ws_row: 33,
-            ws_col: 99,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(&size, None).unwrap();
         for side in [&master, &slave] {
             fcntl(side, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
@@ -145,12 +128,7 @@ impl Case {
             }
             String::from_utf8_lossy(&all).into_owned()
         });
-        InTerminal {
-            child,
-            master,
-            slave,
-            reader,
-        }
+        InTerminal { child, master, slave, reader }
     }
 }
 
@@ -231,31 +209,17 @@ pub(super) fn until(what: &str, condition: impl Fn() -> bool) {
 pub(super) fn launch_described() -> Option<i32> {
     let read = |name: &str| std::env::var(format!("AMBIT_TEST_{name}")).ok();
     let list = |text: Option<String>| -> Vec<String> {
-        text.map(|text| text.split(SEPARATOR).map(str::to_owned).collect())
-            .unwrap_or_default()
+        text.map(|text| text.split(SEPARATOR).map(str::to_owned).collect()).unwrap_or_default()
     };
     let command = read("LAUNCH")?;
     if let Some(databases) = read("DATABASES") {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        mount(
-            None::<&str>,
-            "/",
-            None::<&str>,
-            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-            None::<&str>,
-        )
-        .unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .unwrap();
         for name in ["passwd", "group"] {
             let from = format!("{databases}/{name}");
             let to = format!("/etc/{name}");
-            mount(
-                Some(&*from),
-                &*to,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )
-            .unwrap();
+            mount(Some(&*from), &*to, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         }
     }
     if let Some(path) = read("LEAK") {

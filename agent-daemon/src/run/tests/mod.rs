@@ -45,11 +45,8 @@ fn is_root() -> bool {
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {name} in {status}"))
-        .trim()
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
 }
 
 #[test]
@@ -73,14 +70,9 @@ fn a_command_that_does_not_exist_is_127_with_the_path_that_was_searched() {
         let output = Case::new(&[command]).output("");
         assert_eq!(output.status.code(), Some(127), "{output:?}");
     }
-    let output = Case::new(&["no-such-command"])
-        .variable("PATH", "/usr/bin:/bin")
-        .output("");
+    let output = Case::new(&["no-such-command"]).variable("PATH", "/usr/bin:/bin").output("");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        message.contains("command not found in PATH=/usr/bin:/bin"),
-        "{message}"
-    );
+    assert!(message.contains("command not found in PATH=/usr/bin:/bin"), "{message}");
 }
 
 #[test]
@@ -93,11 +85,7 @@ fn a_command_that_cannot_be_executed_is_126() {
     let no_interpreter = folder.file("no-interpreter", "#!/no/such/interpreter\n");
     let no_program = folder.file("no-program", "text");
     let others = folder.file("others", "#!/bin/sh\n");
-    for (path, mode) in [
-        (&no_interpreter, 0o755),
-        (&no_program, 0o755),
-        (&others, 0o700),
-    ] {
+    for (path, mode) in [(&no_interpreter, 0o755), (&no_program, 0o755), (&others, 0o700)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
     let folder = folder.0.to_str().unwrap();
@@ -127,10 +115,7 @@ fn a_program_that_only_others_may_execute_does_not_hide_a_later_one() {
     }
     let path = format!("{}:{}", folders[0].0.display(), folders[1].0.display());
     let text = Case::new(&["found"]).variable("PATH", &path).text();
-    assert!(
-        text.contains(&format!("in={}/found", folders[1].0.display())),
-        "{text}"
-    );
+    assert!(text.contains(&format!("in={}/found", folders[1].0.display())), "{text}");
 }
 
 #[test]
@@ -138,9 +123,7 @@ fn a_policy_that_denies_the_command_itself_is_126_and_says_so() {
     let error = RunError::from_exec(PathBuf::from("/bin/sh"), "sh".into(), Errno::EPERM);
     assert_eq!(error.exit_code(), 126);
     assert!(
-        error
-            .to_string()
-            .starts_with("the policy of the agent does not permit running /bin/sh")
+        error.to_string().starts_with("the policy of the agent does not permit running /bin/sh")
     );
 }
 
@@ -168,8 +151,7 @@ fn the_command_is_the_user_and_cannot_become_more() {
     let ids = [NOBODYS_UID; 4].join("\t");
     for case in [Case::new(&["cat", "/proc/self/status"]), {
         let case = Case::new(&["cat", "/proc/self/status"]).with("USER", "invoker");
-        case.variable("SUDO_UID", NOBODYS_UID)
-            .variable("SUDO_GID", NOBODYS_UID)
+        case.variable("SUDO_UID", NOBODYS_UID).variable("SUDO_GID", NOBODYS_UID)
     }] {
         let status = case.text();
         assert_eq!(field(&status, "Uid"), ids);
@@ -187,16 +169,10 @@ fn root_is_refused_unless_allowed() {
     if !is_root() {
         return;
     }
-    let refused = Case::new(&["id"])
-        .with("USER", "invoker")
-        .variable("SUDO_UID", "0")
-        .output("");
+    let refused = Case::new(&["id"]).with("USER", "invoker").variable("SUDO_UID", "0").output("");
     assert_eq!(refused.status.code(), Some(125));
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        message.contains("--user") && message.contains("--allow-root"),
-        "{message}"
-    );
+    assert!(message.contains("--user") && message.contains("--allow-root"), "{message}");
 
     let allowed = Case::new(&["cat", "/proc/self/status"]);
     let status = allowed.with("USER", "root").with("ALLOW_ROOT", "1").text();
@@ -223,9 +199,7 @@ fn dangerous_groups_are_dropped_unless_asked_for() {
     );
     let databases = folder.0.to_str().unwrap();
     let case = |user: &str| {
-        Case::new(&["cat", "/proc/self/status"])
-            .with("DATABASES", databases)
-            .with("USER", user)
+        Case::new(&["cat", "/proc/self/status"]).with("DATABASES", databases).with("USER", user)
     };
 
     let text = case("ada").text();
@@ -238,14 +212,8 @@ fn dangerous_groups_are_dropped_unless_asked_for() {
 
     let refused = case("bob").output("");
     assert_eq!(refused.status.code(), Some(125));
-    assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("--group harbour"),
-        "{refused:?}"
-    );
-    assert_eq!(
-        field(&case("bob").with("KEEP", "harbour").text(), "Gid"),
-        ["990"; 4].join("\t")
-    );
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--group harbour"), "{refused:?}");
+    assert_eq!(field(&case("bob").with("KEEP", "harbour").text(), "Gid"), ["990"; 4].join("\t"));
 }
 
 #[test]
@@ -253,13 +221,8 @@ fn the_environment_is_the_users_without_a_trace_of_sudo() {
     if !is_root() {
         return;
     }
-    let case = Case::new(&["env"])
-        .variable("SUDO_COMMAND", "x")
-        .variable("HOME", "/root");
-    let text = case
-        .variable("TERM", "vt100")
-        .variable("MAIL", "/var/mail/root")
-        .text();
+    let case = Case::new(&["env"]).variable("SUDO_COMMAND", "x").variable("HOME", "/root");
+    let text = case.variable("TERM", "vt100").variable("MAIL", "/var/mail/root").text();
     for line in [
         "HOME=/",
         &format!("USER={NOBODYS_UID}"),
@@ -268,15 +231,9 @@ fn the_environment_is_the_users_without_a_trace_of_sudo() {
         "TERM=vt100",
         "AMBIT_TEST_EXTRA=extra",
     ] {
-        assert!(
-            text.lines().any(|present| present == line),
-            "{line} in {text}"
-        );
+        assert!(text.lines().any(|present| present == line), "{line} in {text}");
     }
-    assert!(
-        !text.contains("\nSUDO_") && !text.contains("\nMAIL="),
-        "{text}"
-    );
+    assert!(!text.contains("\nSUDO_") && !text.contains("\nMAIL="), "{text}");
 }
 
 #[test]
@@ -286,9 +243,7 @@ fn nothing_but_the_standard_streams_is_inherited() {
     }
     let folder = Folder::new();
     let secret = folder.file("leaked", "");
-    let text = Case::new(&["ls", "-l", "/proc/self/fd"])
-        .with("LEAK", &secret)
-        .text();
+    let text = Case::new(&["ls", "-l", "/proc/self/fd"]).with("LEAK", &secret).text();
     assert!(!text.contains("leaked"), "{text}");
     // `ls` itself has the folder open.
     assert_eq!(text.matches(" -> ").count(), 4, "{text}");
@@ -309,11 +264,9 @@ fn signals_to_the_launcher_reach_the_command() {
     if !is_root() {
         return;
     }
-    for (name, signal) in [
-        ("TERM", Signal::SIGTERM),
-        ("HUP", Signal::SIGHUP),
-        ("USR1", Signal::SIGUSR1),
-    ] {
+    for (name, signal) in
+        [("TERM", Signal::SIGTERM), ("HUP", Signal::SIGHUP), ("USR1", Signal::SIGUSR1)]
+    {
         let folder = Folder::new();
         fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o777)).unwrap();
         let ready = folder.0.join("ready");
@@ -338,9 +291,7 @@ fn the_command_is_in_the_cgroup_before_it_executes() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let Some(root) = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
-        after
-            .starts_with("cgroup2 ")
-            .then(|| before.split(' ').nth(4))?
+        after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4))?
     }) else {
         eprintln!("skipping: no cgroup2 is mounted");
         return;
@@ -352,16 +303,10 @@ fn the_command_is_in_the_cgroup_before_it_executes() {
     let output = Case::new(&["cat", "/proc/self/cgroup"])
         .with("CGROUPS", procs.to_str().unwrap())
         .output("");
-    let missing = Case::new(&["true"])
-        .with("CGROUPS", "/no/such/cgroup.procs")
-        .output("");
+    let missing = Case::new(&["true"]).with("CGROUPS", "/no/such/cgroup.procs").output("");
     fs::remove_dir(&cgroup).unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        text.lines()
-            .any(|line| line.starts_with("0::") && line.ends_with(&name)),
-        "{text}"
-    );
+    assert!(text.lines().any(|line| line.starts_with("0::") && line.ends_with(&name)), "{text}");
 
     assert_eq!(missing.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/cgroup.procs"));
@@ -373,15 +318,10 @@ fn a_cgroup_that_cannot_be_joined_stops_the_launch_and_is_named() {
         return;
     }
     // Full at every write, so joining fails in the child.
-    let output = Case::shell("echo ran")
-        .with("CGROUPS", "/dev/full")
-        .output("");
+    let output = Case::shell("echo ran").with("CGROUPS", "/dev/full").output("");
     assert_eq!(output.status.code(), Some(125));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        message.contains("joining the cgroup on /dev/full failed: ENOSPC"),
-        "{message}"
-    );
+    assert!(message.contains("joining the cgroup on /dev/full failed: ENOSPC"), "{message}");
     assert!(!String::from_utf8_lossy(&output.stdout).contains("\nran"));
 }
 
@@ -398,21 +338,12 @@ fn strings_that_no_program_can_get_are_refused() {
         cgroup_procs: Vec::new(),
         environment: vec![(name.into(), "value".into())],
     };
-    assert!(matches!(
-        launch(&[], "A").prepare(),
-        Err(RunError::NoCommand)
-    ));
-    for refused in [
-        launch(&["true", "a\0b"], "A"),
-        launch(&["true"], "A=B"),
-        launch(&["true"], ""),
-    ] {
+    assert!(matches!(launch(&[], "A").prepare(), Err(RunError::NoCommand)));
+    for refused in [launch(&["true", "a\0b"], "A"), launch(&["true"], "A=B"), launch(&["true"], "")]
+    {
         assert!(matches!(refused.prepare(), Err(RunError::BadString { .. })));
     }
     let prepared = launch(&["true"], "A").prepare().unwrap();
     assert!(prepared.program().is_absolute());
-    assert_eq!(
-        (prepared.uid().as_raw(), prepared.user_name()),
-        (54321, NOBODYS_UID)
-    );
+    assert_eq!((prepared.uid().as_raw(), prepared.user_name()), (54321, NOBODYS_UID));
 }

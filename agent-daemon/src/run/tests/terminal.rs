@@ -19,10 +19,7 @@ use super::harness::{Case, Folder, InTerminal, open_to_all, until};
 use super::is_root;
 
 fn is_raw(running: &InTerminal) -> bool {
-    !tcgetattr(&running.slave)
-        .unwrap()
-        .local_flags
-        .contains(LocalFlags::ICANON)
+    !tcgetattr(&running.slave).unwrap().local_flags.contains(LocalFlags::ICANON)
 }
 
 fn marked<'a>(text: &'a str, mark: &str) -> &'a str {
@@ -66,10 +63,7 @@ fn pushes_into_the_callers_terminal() {
     assert_eq!(sys::take_terminal(terminal.as_raw_fd()), Err(Errno::EPERM));
     // SAFETY: TIOCSTI reads one byte, which outlives the call.
     let pushed = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSTI, c"x".as_ptr()) };
-    assert_eq!(
-        Errno::result(pushed).unwrap_err() as i32,
-        expected.parse::<i32>().unwrap()
-    );
+    assert_eq!(Errno::result(pushed).unwrap_err() as i32, expected.parse::<i32>().unwrap());
     std::process::exit(11);
 }
 
@@ -85,11 +79,7 @@ fn the_command_cannot_type_into_the_callers_terminal() {
     open_to_all(&program);
     // Kernels from 6.2 can refuse it to everyone, with another errno.
     let sysctl = fs::read_to_string("/proc/sys/dev/tty/legacy_tiocsti").unwrap_or("1".into());
-    let expected = if sysctl.trim() == "0" {
-        Errno::EIO
-    } else {
-        Errno::EPERM
-    };
+    let expected = if sysctl.trim() == "0" { Errno::EIO } else { Errno::EPERM };
     let module = module_path!().split_once("::").unwrap().1;
     let test = format!("{module}::pushes_into_the_callers_terminal");
     let mut command = vec![program.to_str().unwrap(), "--exact", &test];
@@ -156,12 +146,7 @@ fn the_window_has_the_callers_size_and_follows_it() {
     let running = Case::shell(script).in_terminal();
     until("raw", || is_raw(&running));
     std::thread::sleep(Duration::from_millis(300));
-    let size = Winsize {
-        ws_row: 44,
-        ws_col: 111,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = Winsize { ws_row: 44, ws_col: 111, ws_xpixel: 0, ws_ypixel: 0 };
     sys::set_window_size(running.master.as_fd(), &size).unwrap();
     let (code, text) = running.finish();
     assert_eq!(code, 0, "{text}");
@@ -175,9 +160,7 @@ fn nothing_of_a_long_output_is_lost() {
     }
     let (code, text) = Case::new(&["seq", "1", "60000"]).in_terminal().finish();
     assert_eq!(code, 0);
-    let numbers = text
-        .lines()
-        .filter_map(|line| line.trim().parse::<u32>().ok());
+    let numbers = text.lines().filter_map(|line| line.trim().parse::<u32>().ok());
     assert!(numbers.eq(1..=60000));
 }
 

@@ -58,14 +58,8 @@ fn syntax_errors_have_a_place() {
         ("permit(principal, action, resource)", None),
         ("allow(principal, action, resource);", Some("allow")),
         ("permit(principal action, resource);", Some("action")),
-        (
-            "permit(principal, action, resource) when { resource.port = 443 };",
-            None,
-        ),
-        (
-            "permit(principal, action, resource) when { resource.port == };",
-            Some("}"),
-        ),
+        ("permit(principal, action, resource) when { resource.port = 443 };", None),
+        ("permit(principal, action, resource) when { resource.port == };", Some("}")),
         ("permit(principal, action, resource) when {};", None),
         ("permit(principal, action, resource) where { true };", None),
         ("permit(principal, resource);", None),
@@ -73,21 +67,12 @@ fn syntax_errors_have_a_place() {
         ("permit(principal, action, resource == File::\"/x);", None),
         (";", Some(";")),
         ("\u{feff}permit(principal, action, resource);", None),
-        (
-            "permit(principal, action, resource) when { \"\\q\" == 1 };",
-            None,
-        ),
-        (
-            "@id(\"x\") @id(\"y\") permit(principal, action, resource);",
-            None,
-        ),
+        ("permit(principal, action, resource) when { \"\\q\" == 1 };", None),
+        ("@id(\"x\") @id(\"y\") permit(principal, action, resource);", None),
         ("permit(principal == User, action, resource);", None),
     ] {
         for problem in problems(text) {
-            assert!(
-                problem.span.is_some() && problem.help.is_some(),
-                "{problem}"
-            );
+            assert!(problem.span.is_some() && problem.help.is_some(), "{problem}");
             if let Some(at) = at {
                 assert_eq!(underlined(&problem), at, "{problem}");
             }
@@ -104,11 +89,7 @@ fn what_the_parser_could_not_bear_is_refused_before_it() {
         let text = format!("permit(principal, action, resource) when {{ {condition} }};");
         let found = problems(&text);
         assert_eq!(found.len(), 1);
-        assert!(
-            found[0].message.contains("more than 1000 words"),
-            "{}",
-            found[0]
-        );
+        assert!(found[0].message.contains("more than 1000 words"), "{}", found[0]);
     }
     // As deep and as long as is allowed, the parser bears it.
     let deep = format!("{}resource.port == 1{}", "(".repeat(60), ")".repeat(60));
@@ -138,10 +119,8 @@ fn all_problems_of_all_files_are_reported_in_order() {
         name: "b.cedar".to_owned(),
         text: "forbid(principal, action, resource is Fil);".to_owned(),
     };
-    let empty = super::super::Source {
-        name: "c.cedar".to_owned(),
-        text: "// nothing\n".to_owned(),
-    };
+    let empty =
+        super::super::Source { name: "c.cedar".to_owned(), text: "// nothing\n".to_owned() };
     let error = super::super::Policies::check(&[first, second, empty]).unwrap_err();
     let places: Vec<String> = error.diagnostics().iter().map(Diagnostic::place).collect();
     assert_eq!(
@@ -156,12 +135,7 @@ fn all_problems_of_all_files_are_reported_in_order() {
             "c.cedar"
         ]
     );
-    assert!(
-        error
-            .to_string()
-            .ends_with("policy refused: 6 errors, 1 warning"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("policy refused: 6 errors, 1 warning"), "{error}");
 }
 
 #[test]
@@ -172,10 +146,8 @@ fn a_message_carries_no_control_characters() {
 
 #[test]
 fn a_place_in_a_very_long_line_is_shown_in_part() {
-    let text = format!(
-        "{}permit(principal, action, resource == File::\"x\");",
-        " ".repeat(100_000)
-    );
+    let text =
+        format!("{}permit(principal, action, resource == File::\"x\");", " ".repeat(100_000));
     let found = problems(&text);
     assert_eq!(underlined(&found[0]), "\"x\"");
     assert!(found[0].to_string().len() < 1000);
@@ -187,11 +159,7 @@ fn a_file_of_faults_only_is_refused_in_good_time() {
     let start = std::time::Instant::now();
     let many = problems(&";".repeat(4 << 20));
     assert_eq!(many.len(), 1);
-    assert!(
-        many[0].message.contains("more than 100000 policies"),
-        "{}",
-        many[0]
-    );
+    assert!(many[0].message.contains("more than 100000 policies"), "{}", many[0]);
     // All on one line, so that finding each place must not mean counting the line.
     let faulty = problems(&"permit(principal, action, resource == File::\"x\"); ä;".repeat(2_000));
     assert_eq!(faulty.len(), 4_000);
