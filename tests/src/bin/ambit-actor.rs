@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, sendto,
+    socket,
 };
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
@@ -92,21 +93,20 @@ impl Actor {
             ["exec", program, ref args @ ..] => return exec(program, args),
             ["connect", protocol, address] => {
                 let (socket, address) = new_socket(protocol, address)?;
-                connect(socket.as_raw_fd(), &address)?;
+                address.connect(&socket)?;
             }
             ["socket", protocol, address] => self.held = Some(new_socket(protocol, address)?.0),
             ["connect-held", address] => {
                 let socket = self.held.as_ref().context("no socket was made before")?;
-                let address: SocketAddr = address.parse().context("no address")?;
-                connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+                Address::new(address)?.connect(socket)?;
             }
             ["send", protocol, address] => {
                 let (socket, address) = new_socket(protocol, address)?;
-                sendto(socket.as_raw_fd(), b"hello", &address, MsgFlags::MSG_NOSIGNAL)?;
+                address.send(&socket)?;
             }
             ["bind", protocol, address] => {
                 let (socket, address) = new_socket(protocol, address)?;
-                bind(socket.as_raw_fd(), &address)?;
+                address.bind(&socket)?;
             }
             ["unix", path] => drop(std::os::unix::net::UnixStream::connect(path)?),
             ["user", uid] => {
@@ -180,11 +180,11 @@ impl Actor {
         match unsafe { fork() }? {
             ForkResult::Child => {
                 drop(read);
+                let between = nix::unistd::getpid();
                 // SAFETY: as above.
                 match unsafe { fork() }? {
                     ForkResult::Child => {
-                        let parent = nix::unistd::getppid();
-                        while nix::unistd::getppid() == parent {
+                        while nix::unistd::getppid() == between {
                             std::thread::sleep(Duration::from_millis(1));
                         }
                         let code = self.act(rest);
@@ -222,14 +222,51 @@ fn options(folder: bool) -> OpenOptions {
     options
 }
 
-fn new_socket(protocol: &str, address: &str) -> Result<(OwnedFd, SockaddrStorage)> {
-    let address: SocketAddr = address
-        .parse()
-        .with_context(|| format!("`{address}` is no address with a port"))?;
-    let family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
+/// An address as the kernel takes it.
+enum Address {
+    V4(SockaddrIn),
+    V6(SockaddrIn6),
+}
+
+impl Address {
+    fn new(text: &str) -> Result<Self> {
+        let address: SocketAddr = text
+            .parse()
+            .with_context(|| format!("`{text}` is no address with a port"))?;
+        Ok(match address {
+            SocketAddr::V4(address) => Self::V4(address.into()),
+            SocketAddr::V6(address) => Self::V6(address.into()),
+        })
+    }
+
+    fn connect(&self, socket: &OwnedFd) -> nix::Result<()> {
+        match self {
+            Self::V4(address) => connect(socket.as_raw_fd(), address),
+            Self::V6(address) => connect(socket.as_raw_fd(), address),
+        }
+    }
+
+    fn bind(&self, socket: &OwnedFd) -> nix::Result<()> {
+        match self {
+            Self::V4(address) => bind(socket.as_raw_fd(), address),
+            Self::V6(address) => bind(socket.as_raw_fd(), address),
+        }
+    }
+
+    fn send(&self, socket: &OwnedFd) -> nix::Result<usize> {
+        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_NOSIGNAL);
+        match self {
+            Self::V4(address) => sendto(fd, b"hello", address, flags),
+            Self::V6(address) => sendto(fd, b"hello", address, flags),
+        }
+    }
+}
+
+fn new_socket(protocol: &str, address: &str) -> Result<(OwnedFd, Address)> {
+    let address = Address::new(address)?;
+    let family = match address {
+        Address::V4(_) => AddressFamily::Inet,
+        Address::V6(_) => AddressFamily::Inet6,
     };
     let kind = match protocol {
         "tcp" => SockType::Stream,
@@ -237,7 +274,7 @@ fn new_socket(protocol: &str, address: &str) -> Result<(OwnedFd, SockaddrStorage
         other => bail!("`{other}` is no protocol; tcp and udp are"),
     };
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
-    Ok((socket, SockaddrStorage::from(address)))
+    Ok((socket, address))
 }
 
 /// Runs a program and waits for it; the errno is `execve`'s.
