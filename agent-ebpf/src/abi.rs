@@ -246,11 +246,7 @@ pub struct Pair {
 }
 
 const fn lowest(a: RuleId, b: RuleId) -> RuleId {
-    if a == RULE_NONE || (b != RULE_NONE && b < a) {
-        b
-    } else {
-        a
-    }
+    if a == RULE_NONE || (b != RULE_NONE && b < a) { b } else { a }
 }
 
 impl Pair {

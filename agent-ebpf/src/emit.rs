@@ -65,7 +65,9 @@ pub unsafe fn send_bytes(record: *mut Header, size: u32) {
     let header = unsafe { &mut *record };
     header.size = size;
     let lane = lane(header.verdict);
-    let Some(stream) = STREAM.get_ptr_mut(lane as u32) else { return };
+    let Some(stream) = STREAM.get_ptr_mut(lane as u32) else {
+        return;
+    };
     header.sequence = next(stream);
     let ring = match lane {
         Lane::Denied => &raw const DENIED as *mut core::ffi::c_void,
@@ -80,7 +82,9 @@ pub unsafe fn send_bytes(record: *mut Header, size: u32) {
 /// Counts a record that could not even be made.
 #[inline(always)]
 pub fn lost(verdict: Verdict, kind: Kind) {
-    let Some(stream) = STREAM.get_ptr_mut(lane(verdict as u8) as u32) else { return };
+    let Some(stream) = STREAM.get_ptr_mut(lane(verdict as u8) as u32) else {
+        return;
+    };
     next(stream);
     count(stream, kind as u8);
 }

@@ -30,25 +30,16 @@ impl Decision {
     /// Not judged: something could not be known, or nothing was there to judge.
     #[inline(always)]
     pub const fn because(reason: Reason) -> Self {
-        Self {
-            reason,
-            rule: RULE_NONE,
-        }
+        Self { reason, rule: RULE_NONE }
     }
 
     /// Cedar's rule: any forbid denies, else any permit allows, else it is denied.
     #[inline(always)]
     pub const fn of(found: Pair) -> Self {
         if found.forbid != RULE_NONE {
-            Self {
-                reason: Reason::Forbidden,
-                rule: found.forbid,
-            }
+            Self { reason: Reason::Forbidden, rule: found.forbid }
         } else if found.permit != RULE_NONE {
-            Self {
-                reason: Reason::Permitted,
-                rule: found.permit,
-            }
+            Self { reason: Reason::Permitted, rule: found.permit }
         } else {
             Self::because(Reason::NoPermit)
         }
@@ -97,12 +88,7 @@ impl PathHash {
     /// The hash of the empty path under this boot's secrets.
     #[inline(always)]
     pub const fn new(config: &Config) -> Self {
-        Self {
-            state: config.hash_seed,
-            factor: config.hash_factor,
-            len: 0,
-            pad: 0,
-        }
+        Self { state: config.hash_seed, factor: config.hash_factor, len: 0, pad: 0 }
     }
 
     /// Takes one more byte.
@@ -116,11 +102,7 @@ impl PathHash {
     /// The key of what was taken so far.
     #[inline(always)]
     pub const fn key(&self) -> PlaceKey {
-        PlaceKey {
-            hash: self.state,
-            len: self.len,
-            pad: 0,
-        }
+        PlaceKey { hash: self.state, len: self.len, pad: 0 }
     }
 
     /// The key of a whole absolute path, as rules are stored. The root folder is the empty path.
@@ -148,26 +130,14 @@ impl PathWalk {
     /// A walk that has not begun.
     #[inline(always)]
     pub const fn new(config: &Config, facet: Facet) -> Self {
-        let found = Pair {
-            permit: RULE_NONE,
-            forbid: RULE_NONE,
-        };
-        Self {
-            hash: PathHash::new(config),
-            found,
-            facet: facet as u32,
-            pad: 0,
-        }
+        let found = Pair { permit: RULE_NONE, forbid: RULE_NONE };
+        Self { hash: PathHash::new(config), found, facet: facet as u32, pad: 0 }
     }
 
     #[inline(always)]
     fn facet(&self) -> usize {
         // The kernel's verifier wants to see the bound; `new` never exceeds it.
-        if self.facet < FACETS as u32 {
-            self.facet as usize
-        } else {
-            0
-        }
+        if self.facet < FACETS as u32 { self.facet as usize } else { 0 }
     }
 
     /// Takes the next byte. A slash ends the name of a folder that the object lies beneath.
@@ -226,18 +196,9 @@ impl Peer {
     pub const fn v4(protocol: u8, address: [u8; 4], port: [u8; 2], destination: bool) -> Self {
         let [a, b, c, d] = address;
         let zero = a == 0 && b == 0 && c == 0 && d == 0;
-        let [a, b, c, d] = if zero && destination {
-            [127, 0, 0, 1]
-        } else {
-            address
-        };
+        let [a, b, c, d] = if zero && destination { [127, 0, 0, 1] } else { address };
         let address = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        Self {
-            protocol,
-            family: family::V4,
-            port,
-            address,
-        }
+        Self { protocol, family: family::V4, port, address }
     }
 
     /// An IPv6 peer. `::ffff:a.b.c.d` is the IPv4 peer; as a destination, `::` is `::1`
@@ -249,22 +210,13 @@ impl Peer {
             return Self::v4(protocol, w3.to_ne_bytes(), port, destination);
         }
         let any = w0 == 0 && w1 == 0 && w2 == 0 && w3 == 0;
-        let w3 = if any && destination {
-            1_u32.to_be()
-        } else {
-            w3
-        };
+        let w3 = if any && destination { 1_u32.to_be() } else { w3 };
         let [a, b, c, d] = w0.to_ne_bytes();
         let [e, f, g, h] = w1.to_ne_bytes();
         let [i, j, k, l] = w2.to_ne_bytes();
         let [m, n, o, p] = w3.to_ne_bytes();
         let address = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
-        Self {
-            protocol,
-            family: family::V6,
-            port,
-            address,
-        }
+        Self { protocol, family: family::V6, port, address }
     }
 
     const fn key(&self, protocol: u8, port: [u8; 2]) -> PeerKey {
@@ -285,11 +237,8 @@ pub fn decide_peer(action: Action, peer: &Peer, reach: &impl Reach) -> Decision 
     let mut found = Pair::default();
     let mut ask = |protocol, port| {
         if let Some(cell) = reach.peer(&peer.key(protocol, port)) {
-            found = found.and(if matches!(action, Action::Bind) {
-                cell.bind
-            } else {
-                cell.connect
-            });
+            found =
+                found.and(if matches!(action, Action::Bind) { cell.bind } else { cell.connect });
         }
     };
     ask(peer.protocol, peer.port);

@@ -4,7 +4,7 @@
 //! host before it loads them.
 
 use agent_ebpf::{
-    Agent, ARGV_MAX, Config, ExecBody, FileBody, Header, PATH_MAX, PathWalk, PeerCell, PlaceCell,
+    ARGV_MAX, Agent, Config, ExecBody, FileBody, Header, PATH_MAX, PathWalk, PeerCell, PlaceCell,
     PlaceKey, Stream, Task,
 };
 use aya_ebpf::{

@@ -39,18 +39,12 @@ impl Reach for Tables {
 
 impl Tables {
     fn beneath(&mut self, path: &str, facet: Facet, pair: Pair) {
-        let cell = self
-            .places
-            .entry(PathHash::of(&CONFIG, path.as_bytes()))
-            .or_default();
+        let cell = self.places.entry(PathHash::of(&CONFIG, path.as_bytes())).or_default();
         cell.beneath[facet as usize] = pair;
     }
 
     fn exact(&mut self, path: &str, facet: Facet, pair: Pair) {
-        let cell = self
-            .places
-            .entry(PathHash::of(&CONFIG, path.as_bytes()))
-            .or_default();
+        let cell = self.places.entry(PathHash::of(&CONFIG, path.as_bytes())).or_default();
         cell.exact[facet as usize] = pair;
     }
 
@@ -60,25 +54,16 @@ impl Tables {
 }
 
 const fn permit(rule: RuleId) -> Pair {
-    Pair {
-        permit: rule,
-        forbid: RULE_NONE,
-    }
+    Pair { permit: rule, forbid: RULE_NONE }
 }
 
 const fn forbid(rule: RuleId) -> Pair {
-    Pair {
-        permit: RULE_NONE,
-        forbid: rule,
-    }
+    Pair { permit: RULE_NONE, forbid: rule }
 }
 
 #[test]
 fn nothing_is_permitted_by_default() {
-    assert_eq!(
-        Tables::default().read("/etc/passwd"),
-        Decision::because(Reason::NoPermit)
-    );
+    assert_eq!(Tables::default().read("/etc/passwd"), Decision::because(Reason::NoPermit));
 }
 
 #[test]
@@ -86,13 +71,7 @@ fn forbid_on_a_parent_beats_a_deeper_permit() {
     let mut tables = Tables::default();
     tables.beneath("/a", Facet::ReadFile, forbid(7));
     tables.exact("/a/b/c", Facet::ReadFile, permit(3));
-    assert_eq!(
-        tables.read("/a/b/c"),
-        Decision {
-            reason: Reason::Forbidden,
-            rule: 7
-        }
-    );
+    assert_eq!(tables.read("/a/b/c"), Decision { reason: Reason::Forbidden, rule: 7 });
 }
 
 #[test]
@@ -135,17 +114,10 @@ fn the_lowest_rule_is_reported() {
 
 #[test]
 fn peers_are_judged_in_one_form() {
-    let mapped = Peer::v6(
-        protocol::TCP,
-        [0, 0, 0xffff_u32.to_be(), 0x0102_0304_u32.to_be()],
-        [0, 80],
-        true,
-    );
+    let mapped =
+        Peer::v6(protocol::TCP, [0, 0, 0xffff_u32.to_be(), 0x0102_0304_u32.to_be()], [0, 80], true);
     assert_eq!(mapped, Peer::v4(protocol::TCP, [1, 2, 3, 4], [0, 80], true));
-    assert_eq!(
-        Peer::v4(6, [0; 4], [0, 80], true).address[..4],
-        [127, 0, 0, 1]
-    );
+    assert_eq!(Peer::v4(6, [0; 4], [0, 80], true).address[..4], [127, 0, 0, 1]);
     assert_eq!(Peer::v4(6, [0; 4], [0, 80], false).address[..4], [0; 4]);
     assert_eq!(Peer::v6(6, [0; 4], [0, 80], true).address[15], 1);
 }
@@ -155,27 +127,12 @@ fn forbid_of_any_port_beats_permit_of_one() {
     let mut tables = Tables::default();
     let mut key = Peer::v4(protocol::ANY, [10, 0, 0, 0], [0, 0], true).key(protocol::ANY, [0, 0]);
     key.prefix_len = PEER_FIXED_BITS + 8;
-    tables.peers.insert(
-        key,
-        PeerCell {
-            connect: forbid(5),
-            bind: Pair::default(),
-        },
-    );
+    tables.peers.insert(key, PeerCell { connect: forbid(5), bind: Pair::default() });
     let peer = Peer::v4(protocol::TCP, [10, 1, 2, 3], [1, 187], true);
     let exact = peer.key(protocol::TCP, [1, 187]);
-    tables.peers.insert(
-        exact,
-        PeerCell {
-            connect: permit(2),
-            bind: permit(2),
-        },
-    );
+    tables.peers.insert(exact, PeerCell { connect: permit(2), bind: permit(2) });
     assert_eq!(decide_peer(Action::Connect, &peer, &tables).rule, 5);
-    assert_eq!(
-        decide_peer(Action::Bind, &peer, &tables).reason,
-        Reason::Permitted
-    );
+    assert_eq!(decide_peer(Action::Bind, &peer, &tables).reason, Reason::Permitted);
 }
 
 #[test]

@@ -95,10 +95,7 @@ impl PrivateApt {
         let sources = folder.join("sources.list");
         let line = format!("deb [arch=amd64{signed_by}] {mirror} {suite} main\n");
         fs::write(&sources, line).with_context(|| format!("cannot write {}", sources.display()))?;
-        let apt = Self {
-            folder,
-            suite: suite.to_owned(),
-        };
+        let apt = Self { folder, suite: suite.to_owned() };
         process::quietly(apt.command("apt-get").arg("update"))
             .with_context(|| format!("cannot fetch the package list of {suite} from {mirror}"))?;
         Ok(apt)
@@ -123,13 +120,8 @@ impl PrivateApt {
     pub fn unpack(&self, packages: &[String], into: &Path) -> Result<PathBuf> {
         let tree = into.join("tree");
         make_folder(&tree)?;
-        process::quietly(
-            self.command("apt-get")
-                .arg("download")
-                .args(packages)
-                .current_dir(into),
-        )
-        .with_context(|| format!("cannot download {} of {}", packages.join(" "), self.suite))?;
+        process::quietly(self.command("apt-get").arg("download").args(packages).current_dir(into))
+            .with_context(|| format!("cannot download {} of {}", packages.join(" "), self.suite))?;
         let files = fs::read_dir(into)
             .with_context(|| format!("cannot list {}", into.display()))?
             .collect::<Result<Vec<_>, _>>()
@@ -213,9 +205,7 @@ fn choose_mirror(targets: &str, codename: &str, archive: Archive) -> Option<Stri
             .lines()
             .filter_map(|line| line.split_once(' '))
             .find(|(_, suite)| {
-                let base = suite
-                    .trim_end_matches("/updates")
-                    .trim_end_matches("-security");
+                let base = suite.trim_end_matches("/updates").trim_end_matches("-security");
                 (base == codename || rolling.contains(&base)) && Archive::of(suite) == wanted
             })
             .map(|(uri, _)| uri.trim_end_matches('/').to_owned())
@@ -242,10 +232,7 @@ mod tests {
     fn takes_mirrors_from_the_machines_own_sources() {
         let choose = |archive| choose_mirror(TARGETS, "bookworm", archive);
         assert_eq!(choose(Archive::Main).unwrap(), "https://m.example/debian");
-        assert_eq!(
-            choose(Archive::Security).unwrap(),
-            "https://m.example/debian-security"
-        );
+        assert_eq!(choose(Archive::Security).unwrap(), "https://m.example/debian-security");
     }
 
     #[test]

@@ -59,12 +59,8 @@ impl Cache {
         let file = File::create(&path)
             .with_context(|| format!("cannot make the lock file {}", path.display()))?;
         if file.try_lock().is_err() {
-            process::say(&format!(
-                "waiting for another xtask that holds {}",
-                path.display()
-            ));
-            file.lock()
-                .with_context(|| format!("cannot lock {}", path.display()))?;
+            process::say(&format!("waiting for another xtask that holds {}", path.display()));
+            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         }
         Ok(file)
     }

@@ -28,14 +28,7 @@ const FIRST: &str = include_str!("guest/first.sh");
 const SECOND: &str = include_str!("guest/second.sh");
 
 /// Modules loaded at boot, where the kernel has not built them in.
-const LOADED: &[&str] = &[
-    "virtio_pci",
-    "virtio_blk",
-    "ext4",
-    "overlay",
-    "fuse",
-    "veth",
-];
+const LOADED: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "overlay", "fuse", "veth"];
 /// Modules that are there for `modprobe`, and for the kernel to load when a program asks.
 const CARRIED: &[&str] = &[
     "binfmt_misc",
@@ -101,24 +94,15 @@ const FILES: &[(&str, &str)] = &[
          agent:x:1000:1000:agent:/home/agent:/bin/sh\n\
          nobody:x:65534:65534:nobody:/:/bin/false\n",
     ),
-    (
-        "etc/group",
-        "root:x:0:\ntty:x:5:\nagent:x:1000:\nnogroup:x:65534:\n",
-    ),
+    ("etc/group", "root:x:0:\ntty:x:5:\nagent:x:1000:\nnogroup:x:65534:\n"),
     ("etc/hosts", "127.0.0.1 localhost ambit-vm\n::1 localhost\n"),
     ("etc/hostname", "ambit-vm\n"),
-    (
-        "etc/resolv.conf",
-        "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
-    ),
+    ("etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"),
     (
         "etc/nsswitch.conf",
         "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\n",
     ),
-    (
-        "etc/services",
-        "domain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nhttps 443/tcp\n",
-    ),
+    ("etc/services", "domain 53/tcp\ndomain 53/udp\nhttp 80/tcp\nhttps 443/tcp\n"),
     ("etc/os-release", "ID=ambit-vm\nNAME=\"Ambit test guest\"\n"),
     ("etc/machine-id", "00000000000000000000000000000001\n"),
 ];
@@ -172,13 +156,7 @@ impl Tree {
         if !meta.is_file() {
             bail!("cannot add {}: neither file nor folder", host.display());
         }
-        self.put(
-            at,
-            Node::Copy {
-                from: host.to_owned(),
-                mode,
-            },
-        );
+        self.put(at, Node::Copy { from: host.to_owned(), mode });
         for library in libraries(host)? {
             let from = library.clone();
             self.put(guest_path(&library)?, Node::Copy { from, mode: 0o755 });
@@ -196,10 +174,7 @@ impl Tree {
     fn put(&mut self, path: PathBuf, node: Node) {
         for parent in path.ancestors().skip(1) {
             if parent != Path::new("") && !self.nodes.contains_key(parent) {
-                let folder = Node::Folder {
-                    mode: 0o755,
-                    owner: 0,
-                };
+                let folder = Node::Folder { mode: 0o755, owner: 0 };
                 self.nodes.insert(parent.to_owned(), folder);
             }
         }
@@ -217,8 +192,7 @@ impl Tree {
         }
         newc::trailer(&mut out).context("cannot end the guest's archive")?;
         let rest = out.written.next_multiple_of(512) - out.written;
-        out.write_all(&vec![0; rest])
-            .context("cannot pad the guest's archive")
+        out.write_all(&vec![0; rest]).context("cannot pad the guest's archive")
     }
 }
 
@@ -288,10 +262,7 @@ fn guest_path(path: &Path) -> Result<PathBuf> {
     };
     let mut resolved = PathBuf::from("guest");
     let rest = match parts.split_first() {
-        None => bail!(
-            "{} is the guest's root, which cannot be replaced",
-            path.display()
-        ),
+        None => bail!("{} is the guest's root, which cannot be replaced", path.display()),
         Some((first, rest)) if first.as_bytes() == b"usr" => {
             resolved.push("usr");
             match rest.split_first() {
@@ -354,8 +325,7 @@ pub fn write(cache: &Cache, kernel: &Kernel, tree: &Tree, path: &Path) -> Result
     let mut part = File::open(&base).with_context(|| format!("cannot read {}", base.display()))?;
     io::copy(&mut part, &mut out).with_context(|| format!("cannot copy {}", base.display()))?;
     tree.write(&mut out, 1_000_000)?;
-    out.flush()
-        .with_context(|| format!("cannot write {}", path.display()))
+    out.flush().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The unchanging part for a kernel, made on first use and whenever what it holds changes.
@@ -369,15 +339,9 @@ fn base(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
         "{FIRST}\0{SECOND}\0{LOADED:?}{CARRIED:?}{FOLDERS:?}{LINKS:?}{FILES:?}\0{}\0{}\0{:?}",
         kernel.release,
         meta.size(),
-        meta.modified()
-            .ok()
-            .and_then(|at| at.duration_since(UNIX_EPOCH).ok()),
+        meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()),
     );
-    let name = format!(
-        "{}-{:016x}.cpio",
-        kernel.row.line,
-        fnv(ingredients.as_bytes())
-    );
+    let name = format!("{}-{:016x}.cpio", kernel.row.line, fnv(ingredients.as_bytes()));
     let folder = cache.folder("initramfs")?;
     let path = folder.join(&name);
     if path.exists() {
@@ -412,10 +376,7 @@ fn base_tree(kernel: &Kernel, busybox: &Path) -> Result<Tree> {
     let mut tree = Tree::default();
     for (path, mode) in FOLDERS {
         let owner = if *path == "home/agent" { AGENT } else { 0 };
-        tree.put(
-            Path::new("guest").join(path),
-            Node::Folder { mode: *mode, owner },
-        );
+        tree.put(Path::new("guest").join(path), Node::Folder { mode: *mode, owner });
     }
     for (path, to) in LINKS {
         let to = PathBuf::from(to);
@@ -426,31 +387,13 @@ fn base_tree(kernel: &Kernel, busybox: &Path) -> Result<Tree> {
     }
     // The first init runs before the guest's root exists, so it has a busybox of its own.
     if !libraries(busybox)?.is_empty() {
-        bail!(
-            "{} is dynamically linked; install the package busybox-static",
-            busybox.display()
-        );
+        bail!("{} is dynamically linked; install the package busybox-static", busybox.display());
     }
-    let own = |from: &Path| Node::Copy {
-        from: from.to_owned(),
-        mode: 0o755,
-    };
+    let own = |from: &Path| Node::Copy { from: from.to_owned(), mode: 0o755 };
     tree.put("bin/busybox".into(), own(busybox));
-    tree.put(
-        "init".into(),
-        Node::Text {
-            text: FIRST.into(),
-            mode: 0o755,
-        },
-    );
+    tree.put("init".into(), Node::Text { text: FIRST.into(), mode: 0o755 });
     for folder in ["dev", "proc", "sys", "new"] {
-        tree.put(
-            folder.into(),
-            Node::Folder {
-                mode: 0o755,
-                owner: 0,
-            },
-        );
+        tree.put(folder.into(), Node::Folder { mode: 0o755, owner: 0 });
     }
     tree.add(busybox, Path::new("/usr/bin/busybox"))?;
     for applet in process::capture(process::command(busybox).arg("--list"))?.lines() {
@@ -478,18 +421,8 @@ fn modules(tree: &mut Tree, kernel: &Kernel) -> Result<()> {
     for path in &all {
         let bytes = uncompressed(&kernel.modules.join(path))?;
         let at = home.join(plain_name(path));
-        tree.put(
-            guest_path(&at)?,
-            Node::Text {
-                text: bytes,
-                mode: 0o644,
-            },
-        );
-        let needs: Vec<_> = known
-            .direct(path)
-            .iter()
-            .map(|need| plain_name(need))
-            .collect();
+        tree.put(guest_path(&at)?, Node::Text { text: bytes, mode: 0o644 });
+        let needs: Vec<_> = known.direct(path).iter().map(|need| plain_name(need)).collect();
         dependencies.push_str(&format!("{}: {}\n", plain_name(path), needs.join(" ")));
     }
     let at = |name: &str| home.join(name).display().to_string();
@@ -501,29 +434,16 @@ fn modules(tree: &mut Tree, kernel: &Kernel) -> Result<()> {
     let kept: String = aliases
         .lines()
         .filter(|line| {
-            line.rsplit(' ')
-                .next()
-                .is_some_and(|name| there.contains(&name.replace('-', "_")))
+            line.rsplit(' ').next().is_some_and(|name| there.contains(&name.replace('-', "_")))
         })
         .flat_map(|line| [line, "\n"])
         .collect();
     tree.text(&at("modules.alias"), kept, 0o644)?;
     let order: String = loaded
         .iter()
-        .flat_map(|path| {
-            [
-                home.join(plain_name(path)).display().to_string(),
-                "\n".to_owned(),
-            ]
-        })
+        .flat_map(|path| [home.join(plain_name(path)).display().to_string(), "\n".to_owned()])
         .collect();
-    tree.put(
-        "modules".into(),
-        Node::Text {
-            text: order.into_bytes(),
-            mode: 0o644,
-        },
-    );
+    tree.put("modules".into(), Node::Text { text: order.into_bytes(), mode: 0o644 });
     Ok(())
 }
 
@@ -571,9 +491,7 @@ fn module_name(path: &str) -> String {
 }
 
 fn plain_name(path: &str) -> &str {
-    path.trim_end_matches(".xz")
-        .trim_end_matches(".zst")
-        .trim_end_matches(".gz")
+    path.trim_end_matches(".xz").trim_end_matches(".zst").trim_end_matches(".gz")
 }
 
 fn uncompressed(path: &Path) -> Result<Vec<u8>> {
@@ -609,11 +527,7 @@ mod tests {
         );
         assert_eq!(
             known.in_load_order(&["virtio_blk", "virtio_ring", "ext4"]),
-            [
-                "kernel/a/virtio.ko.xz",
-                "kernel/a/virtio_ring.ko.xz",
-                "kernel/a/virtio-blk.ko.xz"
-            ]
+            ["kernel/a/virtio.ko.xz", "kernel/a/virtio_ring.ko.xz", "kernel/a/virtio-blk.ko.xz"]
         );
     }
 

@@ -24,31 +24,15 @@ pub struct Row {
 /// Every test kernel, oldest first.
 pub const KERNELS: &[Row] = &[
     // `bpf` is not in this line's default list, and capability must be named.
-    Row {
-        line: "5.10",
-        suites: &["bullseye-security"],
-        lsm: "lockdown,capability,yama,bpf",
-    },
+    Row { line: "5.10", suites: &["bullseye-security"], lsm: "lockdown,capability,yama,bpf" },
     Row {
         line: "6.1",
         suites: &["bookworm-security", "bookworm"],
         lsm: "landlock,lockdown,yama,bpf",
     },
-    Row {
-        line: "6.12",
-        suites: &["trixie-security", "trixie"],
-        lsm: "landlock,lockdown,yama,bpf",
-    },
-    Row {
-        line: "6.18",
-        suites: &["trixie-backports"],
-        lsm: "landlock,lockdown,yama,bpf",
-    },
-    Row {
-        line: "7.3",
-        suites: &["trixie-backports"],
-        lsm: "landlock,lockdown,yama,bpf",
-    },
+    Row { line: "6.12", suites: &["trixie-security", "trixie"], lsm: "landlock,lockdown,yama,bpf" },
+    Row { line: "6.18", suites: &["trixie-backports"], lsm: "landlock,lockdown,yama,bpf" },
+    Row { line: "7.3", suites: &["trixie-backports"], lsm: "landlock,lockdown,yama,bpf" },
 ];
 
 /// The kernel for quick runs: a long-term line that has everything Ambit uses.
@@ -58,16 +42,10 @@ const FLAVOUR: &str = "-cloud-amd64";
 
 /// Finds a kernel's row by its line; usable as a command line parser.
 pub fn row(line: &str) -> Result<&'static Row> {
-    KERNELS
-        .iter()
-        .find(|row| row.line == line)
-        .with_context(|| {
-            let lines: Vec<_> = KERNELS.iter().map(|row| row.line).collect();
-            format!(
-                "there is no test kernel {line}; choose one of {}",
-                lines.join(", ")
-            )
-        })
+    KERNELS.iter().find(|row| row.line == line).with_context(|| {
+        let lines: Vec<_> = KERNELS.iter().map(|row| row.line).collect();
+        format!("there is no test kernel {line}; choose one of {}", lines.join(", "))
+    })
 }
 
 /// A kernel that is in the cache.
@@ -92,9 +70,7 @@ pub fn ensure(cache: &Cache, row: &'static Row) -> Result<Kernel> {
     if let Some(kernel) = cached(cache, row) {
         return Ok(kernel);
     }
-    process::step(&format!("fetching kernel {}", row.line), || {
-        fetch(cache, row)
-    })
+    process::step(&format!("fetching kernel {}", row.line), || fetch(cache, row))
 }
 
 fn cached(cache: &Cache, row: &'static Row) -> Option<Kernel> {
@@ -124,11 +100,7 @@ fn fetch_from(cache: &Cache, row: &'static Row, suite: &str) -> Result<Kernel> {
     let apt = PrivateApt::open(cache, suite)?;
     let names = apt.names(&format!("^linux-(image|binary|modules)-.*{FLAVOUR}$"))?;
     let packages = choose(&names, row.line).with_context(|| {
-        format!(
-            "no linux-image-{}.*{FLAVOUR} there; it has {}",
-            row.line,
-            names.join(" ")
-        )
+        format!("no linux-image-{}.*{FLAVOUR} there; it has {}", row.line, names.join(" "))
     })?;
     let folder = cache.folder("kernels")?.join(row.line);
     if folder.exists() {
@@ -156,12 +128,7 @@ fn fetch_from(cache: &Cache, row: &'static Row, suite: &str) -> Result<Kernel> {
     fs::remove_dir_all(&tree).context("cannot remove what is not needed of the kernel package")?;
     let depmod = process::find("depmod")
         .context("depmod is missing; install the package kmod (`cargo xtask setup` does)")?;
-    process::quietly(
-        process::command(depmod)
-            .arg("-b")
-            .arg(&folder)
-            .arg(&release),
-    )?;
+    process::quietly(process::command(depmod).arg("-b").arg(&folder).arg(&release))?;
     write_whole(&folder.join("release"), release.as_bytes())?;
     cached(cache, row).context("the kernel vanished from the cache while it was being fetched")
 }
@@ -195,11 +162,7 @@ fn choose(names: &[String], line: &str) -> Option<Vec<String>> {
     if let Some(version) = newest("linux-binary-") {
         let binary = named("linux-binary-", &version);
         let modules = named("linux-modules-", &version);
-        return Some(if names.contains(&modules) {
-            vec![binary, modules]
-        } else {
-            vec![binary]
-        });
+        return Some(if names.contains(&modules) { vec![binary, modules] } else { vec![binary] });
     }
     newest("linux-image-").map(|version| vec![named("linux-image-", &version)])
 }
@@ -207,9 +170,7 @@ fn choose(names: &[String], line: &str) -> Option<Vec<String>> {
 /// Compares versions by the numbers in them, left to right.
 fn compare(a: &str, b: &str) -> Ordering {
     let numbers = |text: &str| -> Vec<u64> {
-        text.split(|c: char| !c.is_ascii_digit())
-            .filter_map(|digits| digits.parse().ok())
-            .collect()
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
     };
     numbers(a).cmp(&numbers(b))
 }
@@ -231,14 +192,8 @@ mod tests {
             "linux-image-6.12.96+deb13-cloud-amd64",
             "linux-image-6.12.117+deb13-cloud-amd64",
         ]);
-        assert_eq!(
-            choose(&all, "6.1").unwrap(),
-            ["linux-image-6.1.0-56-cloud-amd64"]
-        );
-        assert_eq!(
-            choose(&all, "6.12").unwrap(),
-            ["linux-image-6.12.117+deb13-cloud-amd64"]
-        );
+        assert_eq!(choose(&all, "6.1").unwrap(), ["linux-image-6.1.0-56-cloud-amd64"]);
+        assert_eq!(choose(&all, "6.12").unwrap(), ["linux-image-6.12.117+deb13-cloud-amd64"]);
         assert_eq!(choose(&all, "6.18"), None);
     }
 
@@ -252,10 +207,7 @@ mod tests {
         ]);
         assert_eq!(
             choose(&all, "7.3").unwrap(),
-            [
-                "linux-binary-7.3.4+deb13-cloud-amd64",
-                "linux-modules-7.3.4+deb13-cloud-amd64"
-            ]
+            ["linux-binary-7.3.4+deb13-cloud-amd64", "linux-modules-7.3.4+deb13-cloud-amd64"]
         );
     }
 }

@@ -118,12 +118,7 @@ struct Vm {
     #[arg(long)]
     icount: bool,
     /// QEMU's accelerator; `kvm` is quicker where stock kernels boot on it
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "tcg",
-        conflicts_with = "icount"
-    )]
+    #[arg(long, value_name = "NAME", default_value = "tcg", conflicts_with = "icount")]
     accel: String,
     /// End the guest after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
@@ -166,10 +161,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Build(build) => {
             let toolchain = setup::all(&cache, false)?;
-            let options = object::Options {
-                debug_log: build.debug_log,
-                strict: build.strict,
-            };
+            let options = object::Options { debug_log: build.debug_log, strict: build.strict };
             object::all(&toolchain, options)?;
             Ok(ExitCode::SUCCESS)
         }

@@ -35,15 +35,7 @@ pub fn object(toolchain: &Toolchain, options: Options) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo("rustc")?;
     cargo
         .current_dir(cache::checkout())
-        .args([
-            "--quiet",
-            "--profile",
-            "bpf",
-            "-p",
-            "agent-ebpf",
-            "--bin",
-            "ambit-bpf",
-        ])
+        .args(["--quiet", "--profile", "bpf", "-p", "agent-ebpf", "--bin", "ambit-bpf"])
         .args(["--features", &features])
         .arg("--target-dir")
         .arg(&folder);
@@ -79,9 +71,7 @@ pub fn programs(object: &OsString, options: Options) -> Result<Vec<PathBuf>> {
     if options.debug_log {
         cargo.args(["--features", "agent-daemon/debug-log"]);
     }
-    process::step("building ambit, ambitd and the tests", || {
-        process::run(&mut cargo)
-    })?;
+    process::step("building ambit, ambitd and the tests", || process::run(&mut cargo))?;
     let folder = cache::target().join("release");
     Ok(["ambit", "ambitd", "ambit-e2e", "ambit-actor"]
         .iter()

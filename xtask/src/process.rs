@@ -94,9 +94,7 @@ pub fn shell_quote(word: &str) -> String {
 
 /// Runs a command with xtask's own stdin and output; fails if it fails.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let status = command.status().with_context(|| format!("cannot start `{}`", shown(command)))?;
     check(command, status, "")
 }
 
@@ -106,11 +104,7 @@ pub fn capture(command: &mut Command) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
-    check(
-        command,
-        output.status,
-        &String::from_utf8_lossy(&output.stderr),
-    )?;
+    check(command, output.status, &String::from_utf8_lossy(&output.stderr))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -217,12 +211,7 @@ pub fn watch(
         Some((status, _)) => status,
         None => child.wait().context("cannot wait for a child")?,
     };
-    Ok(Ended {
-        code: status.code(),
-        timed_out,
-        output,
-        took: started.elapsed(),
-    })
+    Ok(Ended { code: status.code(), timed_out, output, took: started.elapsed() })
 }
 
 /// Where a program is: PATH first, then the folders for administrators that a user's PATH lacks.

@@ -15,29 +15,17 @@ use crate::toolchain::{self, Toolchain};
 const PROGRAMS: &[(&str, &[&str], &str)] = &[
     ("cc", &["gcc", "libc6-dev"], "links Rust programs"),
     ("git", &["git"], "tells which commit is built"),
-    (
-        "ldd",
-        &["libc-bin"],
-        "finds the libraries of programs for test guests",
-    ),
+    ("ldd", &["libc-bin"], "finds the libraries of programs for test guests"),
 ];
 
 /// What booting test kernels needs beside that.
 const VM_PROGRAMS: &[(&str, &[&str], &str)] = &[
-    (
-        "qemu-system-x86_64",
-        &["qemu-system-x86"],
-        "boots the test kernels",
-    ),
+    ("qemu-system-x86_64", &["qemu-system-x86"], "boots the test kernels"),
     ("busybox", &["busybox-static"], "is the test guests' system"),
     ("depmod", &["kmod"], "orders the test kernels' modules"),
     ("xz", &["xz-utils"], "unpacks the test kernels' modules"),
     ("mke2fs", &["e2fsprogs"], "makes the test guests' ext4"),
-    (
-        "setpriv",
-        &["util-linux"],
-        "ends a guest together with its starter",
-    ),
+    ("setpriv", &["util-linux"], "ends a guest together with its starter"),
 ];
 
 /// Sets everything up; with `vms`, also what booting test kernels needs, and all the kernels.
@@ -68,11 +56,7 @@ pub fn for_vms(cache: &Cache) -> Result<()> {
 }
 
 fn programs(cache: &Cache, wanted: &[(&str, &[&str], &str)]) -> Result<()> {
-    let missing = || {
-        wanted
-            .iter()
-            .filter(|(program, ..)| process::find(program).is_none())
-    };
+    let missing = || wanted.iter().filter(|(program, ..)| process::find(program).is_none());
     if missing().next().is_none() {
         return Ok(());
     }

@@ -94,21 +94,13 @@ impl Options {
     }
 
     fn suite_arguments(&self, suite: &Suite) -> Vec<OsString> {
-        let usual = if self.all || !self.filter.is_empty() {
-            &[]
-        } else {
-            suite.arguments
-        };
+        let usual = if self.all || !self.filter.is_empty() { &[] } else { suite.arguments };
         let filter = self.filter.iter().map(OsString::from);
         usual.iter().map(OsString::from).chain(filter).collect()
     }
 
     fn budget(&self, suite: &Suite) -> Duration {
-        if self.all {
-            suite.whole_budget
-        } else {
-            suite.budget
-        }
+        if self.all { suite.whole_budget } else { suite.budget }
     }
 }
 
@@ -118,16 +110,10 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
     let mut report = Report::default();
     let object = process::step("stage: set up and build", || {
         let toolchain = setup::all(cache, false)?;
-        if SUITES
-            .iter()
-            .any(|suite| suite.kernel.is_some() && options.wants(suite))
-        {
+        if SUITES.iter().any(|suite| suite.kernel.is_some() && options.wants(suite)) {
             setup::for_vms(cache)?;
         }
-        let strict = object::Options {
-            debug_log: false,
-            strict: options.lints(),
-        };
+        let strict = object::Options { debug_log: false, strict: options.lints() };
         object::all(&toolchain, strict)
     })?;
     if options.lints() {
@@ -139,9 +125,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
             .current_dir(cache::checkout())
             .args(["test", "--workspace", "--no-fail-fast", "--"])
             .args(&options.filter);
-        let ended = stage("unit tests", |line| {
-            process::watch(&mut cargo, Some(UNIT_BUDGET), line)
-        });
+        let ended = stage("unit tests", |line| process::watch(&mut cargo, Some(UNIT_BUDGET), line));
         report.add("unit tests", "host", ended, options);
     }
     for suite in SUITES.iter().filter(|suite| options.wants(suite)) {
@@ -154,10 +138,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
 /// Checks format, lints and documentation.
 pub fn lint(cache: &Cache) -> Result<ExitCode> {
     let toolchain = setup::all(cache, false)?;
-    let strict = object::Options {
-        debug_log: false,
-        strict: true,
-    };
+    let strict = object::Options { debug_log: false, strict: true };
     let object = object::object(&toolchain, strict)?.into_os_string();
     let mut report = Report::default();
     checks(&mut report, &object)?;
@@ -175,28 +156,15 @@ fn checks(report: &mut Report, object: &OsString) -> Result<()> {
     };
     let mut docs = cargo(&["doc", "--quiet", "--no-deps", "--workspace"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
-    let clippy = [
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
     for (name, mut command) in [
-        (
-            "format",
-            cargo(&["fmt", "--all", "--check", "--", "--color=never"]),
-        ),
+        ("format", cargo(&["fmt", "--all", "--check", "--", "--color=never"])),
         ("lints", cargo(&clippy)),
         ("documentation", docs),
     ] {
         let ended = stage(name, |line| process::watch(&mut command, None, line))?;
         if !ended.success() {
-            report
-                .failed_checks
-                .push(format!("{name} (`{}`)", process::shown(&command)));
+            report.failed_checks.push(format!("{name} (`{}`)", process::shown(&command)));
         }
     }
     Ok(())
@@ -213,9 +181,7 @@ fn end_to_end(cache: &Cache, report: &mut Report, suite: &Suite, options: &Optio
         }
         let mut command = process::command(cache::target().join("release/ambit-e2e"));
         command.args(&arguments);
-        let ended = stage("native", |line| {
-            process::watch(&mut command, Some(budget), line)
-        });
+        let ended = stage("native", |line| process::watch(&mut command, Some(budget), line));
         report.add("native", "-", ended, options);
         return Ok(());
     };
@@ -266,11 +232,7 @@ impl Report {
     /// Adds a suite. One that could not run, overran, or ended badly without naming a failed test
     /// counts as one failure, and so does one that ran no test though none was asked for by name.
     fn add(&mut self, suite: &str, backend: &str, ended: Result<Ended>, options: &Options) {
-        let mut own = Counts {
-            suite: suite.into(),
-            backend: backend.into(),
-            ..Counts::default()
-        };
+        let mut own = Counts { suite: suite.into(), backend: backend.into(), ..Counts::default() };
         let ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
@@ -282,9 +244,8 @@ impl Report {
         };
         let mut rows = parse(suite, backend, &ended.output);
         for line in ended.output.lines() {
-            if let Some(test) = line
-                .strip_prefix("test ")
-                .and_then(|rest| rest.trim_end().strip_suffix("FAILED"))
+            if let Some(test) =
+                line.strip_prefix("test ").and_then(|rest| rest.trim_end().strip_suffix("FAILED"))
             {
                 let name = test.trim_end().trim_end_matches("...").trim_end();
                 self.failed_tests.push(format!("{suite}: {name}"));
@@ -292,10 +253,7 @@ impl Report {
         }
         let failed: u64 = rows.iter().map(|row| row.failed).sum();
         let complaint = if ended.timed_out {
-            Some(format!(
-                "over its budget, ended after {:.0} s",
-                ended.took.as_secs_f64()
-            ))
+            Some(format!("over its budget, ended after {:.0} s", ended.took.as_secs_f64()))
         } else if !ended.success() && failed == 0 {
             Some(match ended.code {
                 Some(code) => format!("ended with exit code {code}"),
@@ -330,11 +288,7 @@ impl Report {
     }
 
     fn exit_code(&self) -> ExitCode {
-        if self.failed() == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        if self.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     fn print(&self) {
@@ -383,17 +337,10 @@ fn parse(suite: &str, backend: &str, output: &str) -> Vec<Counts> {
                 .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
                 .unwrap_or(0)
         };
-        let at = rows
-            .iter()
-            .position(|row| row.backend == backend)
-            .unwrap_or_else(|| {
-                rows.push(Counts {
-                    suite: suite.into(),
-                    backend: backend.into(),
-                    ..Counts::default()
-                });
-                rows.len() - 1
-            });
+        let at = rows.iter().position(|row| row.backend == backend).unwrap_or_else(|| {
+            rows.push(Counts { suite: suite.into(), backend: backend.into(), ..Counts::default() });
+            rows.len() - 1
+        });
         if let Some(row) = rows.get_mut(at) {
             row.passed += count("passed");
             row.failed += count("failed");
@@ -450,12 +397,7 @@ mod tests {
         assert_eq!(report.failed(), 1);
         report.add("c", "-", ended(101, good), &options());
         assert_eq!(report.failed(), 2);
-        report.add(
-            "d",
-            "-",
-            Err(anyhow::anyhow!("no such program")),
-            &options(),
-        );
+        report.add("d", "-", Err(anyhow::anyhow!("no such program")), &options());
         assert_eq!((report.passed(), report.failed()), (4, 3));
     }
 
@@ -472,11 +414,7 @@ mod tests {
     #[test]
     fn every_kernel_has_its_suite() {
         for row in kernels::KERNELS {
-            assert!(
-                SUITES.iter().any(|suite| suite.kernel == Some(row.line)),
-                "{}",
-                row.line
-            );
+            assert!(SUITES.iter().any(|suite| suite.kernel == Some(row.line)), "{}", row.line);
         }
     }
 }

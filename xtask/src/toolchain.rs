@@ -81,22 +81,14 @@ impl Compiler {
         let about = process::capture(self.rustc().arg("-vV"))?;
         about
             .lines()
-            .find_map(|line| {
-                line.strip_prefix("LLVM version: ")?
-                    .split('.')
-                    .next()?
-                    .parse()
-                    .ok()
-            })
+            .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok())
             .with_context(|| format!("{} does not say which LLVM it has", self.name()))
     }
 }
 
 fn has_core(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
     })
 }
 
@@ -118,9 +110,7 @@ impl Toolchain {
             }
         };
         let llvm = compiler.llvm()?;
-        let root = cache
-            .root()
-            .join(format!("tools/bpf-linker-{LINKER_VERSION}-llvm-{llvm}"));
+        let root = cache.root().join(format!("tools/bpf-linker-{LINKER_VERSION}-llvm-{llvm}"));
         let linker = root.join("bin/bpf-linker");
         if !linker.exists() {
             let _lock = cache.lock()?;
@@ -211,9 +201,8 @@ fn install() -> Result<Compiler> {
         let mut rustup = process::command("rustup");
         process::without_toolchain(&mut rustup);
         rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
-        match process::step("adding rust-src to rustup's nightly", || {
-            process::quietly(&mut rustup)
-        }) {
+        match process::step("adding rust-src to rustup's nightly", || process::quietly(&mut rustup))
+        {
             Ok(()) => return Ok(Compiler::Nightly),
             Err(error) => tried.push(format!("{error:#}")),
         }
@@ -234,14 +223,12 @@ fn llvm_prefix(llvm: u32) -> Option<PathBuf> {
     if debian.join("bin/llvm-config").exists() {
         return Some(debian);
     }
-    [format!("llvm-config-{llvm}"), "llvm-config".to_owned()]
-        .iter()
-        .find_map(|config| {
-            let version = process::capture(process::command(config).arg("--version")).ok()?;
-            let prefix = process::capture(process::command(config).arg("--prefix")).ok()?;
-            let fits = version.split('.').next()?.parse() == Ok(llvm);
-            fits.then(|| PathBuf::from(prefix.trim()))
-        })
+    [format!("llvm-config-{llvm}"), "llvm-config".to_owned()].iter().find_map(|config| {
+        let version = process::capture(process::command(config).arg("--version")).ok()?;
+        let prefix = process::capture(process::command(config).arg("--prefix")).ok()?;
+        let fits = version.split('.').next()?.parse() == Ok(llvm);
+        fits.then(|| PathBuf::from(prefix.trim()))
+    })
 }
 
 fn build_linker(llvm: u32, root: &Path, compiler: Compiler) -> Result<()> {
@@ -254,11 +241,8 @@ fn build_linker(llvm: u32, root: &Path, compiler: Compiler) -> Result<()> {
             LINKER_LLVMS.end()
         );
     }
-    let packages = [
-        format!("llvm-{llvm}-dev"),
-        format!("libpolly-{llvm}-dev"),
-        format!("clang-{llvm}"),
-    ];
+    let packages =
+        [format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev"), format!("clang-{llvm}")];
     let mut packages: Vec<_> = packages.iter().map(String::as_str).collect();
     packages.extend(["zlib1g-dev", "libzstd-dev"]);
     let headers = ["/usr/include/zlib.h", "/usr/include/zstd.h"];
@@ -273,25 +257,12 @@ fn build_linker(llvm: u32, root: &Path, compiler: Compiler) -> Result<()> {
             packages.join(" ")
         )
     })?;
-    let title = format!(
-        "building bpf-linker {LINKER_VERSION} against {}",
-        prefix.display()
-    );
+    let title = format!("building bpf-linker {LINKER_VERSION} against {}", prefix.display());
     process::step(&title, || {
         let mut cargo = process::cargo();
         cargo
-            .args([
-                "install",
-                "bpf-linker",
-                "--locked",
-                "--version",
-                LINKER_VERSION,
-            ])
-            .args([
-                "--no-default-features",
-                "--features",
-                &format!("llvm-{llvm}"),
-            ])
+            .args(["install", "bpf-linker", "--locked", "--version", LINKER_VERSION])
+            .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
             .arg("--root")
             .arg(root)
             .env("LLVM_PREFIX", &prefix)
@@ -314,11 +285,7 @@ pub fn ensure_lints() -> Result<()> {
         return Ok(());
     }
     process::step(&format!("adding {}", missing.join(" and ")), || {
-        process::quietly(
-            process::command("rustup")
-                .args(["component", "add"])
-                .args(&missing),
-        )
-        .with_context(|| format!("install {} for your Rust toolchain", missing.join(" and ")))
+        process::quietly(process::command("rustup").args(["component", "add"]).args(&missing))
+            .with_context(|| format!("install {} for your Rust toolchain", missing.join(" and ")))
     })
 }

@@ -230,16 +230,7 @@ fn disk(cache: &Cache) -> Result<Option<PathBuf>> {
     let temporary = cache.root().join(format!("ext4.{}", std::process::id()));
     process::quietly(
         process::command(mke2fs)
-            .args([
-                "-q",
-                "-F",
-                "-t",
-                "ext4",
-                "-O",
-                "^has_journal",
-                "-E",
-                "lazy_itable_init=1",
-            ])
+            .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1"])
             .arg(&temporary)
             .arg(format!("{DISK_MIB}M")),
     )?;
@@ -273,18 +264,12 @@ impl Workshop {
 
     /// Keeps the kernel's console for the reader; returns its last lines and where the rest is.
     fn keep_console(&self) -> Result<String> {
-        let kept = cache::target()
-            .join("vm")
-            .join(format!("{}.console.log", self.line));
+        let kept = cache::target().join("vm").join(format!("{}.console.log", self.line));
         fs::copy(self.console(), &kept)
             .with_context(|| format!("cannot keep the guest's console as {}", kept.display()))?;
         let bytes = fs::read(&kept).with_context(|| format!("cannot read {}", kept.display()))?;
         let text = String::from_utf8_lossy(&bytes).replace('\r', "");
-        Ok(format!(
-            "its console said\n{}\n(all of it: {})",
-            telling_lines(&text),
-            kept.display()
-        ))
+        Ok(format!("its console said\n{}\n(all of it: {})", telling_lines(&text), kept.display()))
     }
 }
 
@@ -292,9 +277,7 @@ impl Workshop {
 fn remove_abandoned(all: &Path) {
     for entry in fs::read_dir(all).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.split_once('-')?.1.parse::<u32>().ok());
+        let owner = name.to_str().and_then(|name| name.split_once('-')?.1.parse::<u32>().ok());
         // Not `/proc/PID` itself: a process that nobody has waited for still has that.
         let alive = |pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok();
         if owner.is_some_and(|pid| !alive(pid)) {

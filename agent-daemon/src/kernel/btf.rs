@@ -60,8 +60,8 @@ impl Btf {
 
     fn read(path: &Path) -> Result<Self, BtfError> {
         let shown = path.display().to_string();
-        let data = fs::read(path)
-            .map_err(|source| BtfError::Read { path: shown.clone(), source })?;
+        let data =
+            fs::read(path).map_err(|source| BtfError::Read { path: shown.clone(), source })?;
         Self::parse(data).map_err(|what| BtfError::Malformed { path: shown, what })
     }
 
@@ -85,7 +85,9 @@ impl Btf {
                 3 => 12,
                 KIND_STRUCT | KIND_UNION | 15 | 19 => 12 * count,
                 6 | KIND_FUNC_PROTO => 8 * count,
-                other => return Err(format!("type {} is of unknown kind {other}", btf.types.len())),
+                other => {
+                    return Err(format!("type {} is of unknown kind {other}", btf.types.len()));
+                }
             };
             if matches!(kind, KIND_STRUCT | KIND_UNION | KIND_FUNC)
                 && let Some(name) = btf.name(at)
@@ -143,7 +145,9 @@ impl Btf {
             let member = at + 12 + 12 * index;
             let bits = self.word(member + 8)? & mask;
             match self.name(member)? {
-                "" => Some(self.member(self.word(member + 4)? as usize, wanted, depth + 1)? + bits / 8),
+                "" => Some(
+                    self.member(self.word(member + 4)? as usize, wanted, depth + 1)? + bits / 8,
+                ),
                 name if name == wanted && bits % 8 == 0 => Some(bits / 8),
                 _ => None,
             }

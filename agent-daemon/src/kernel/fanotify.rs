@@ -1,1 +1,663 @@
-//! x
+//! The backend for kernels without BPF LSM: every open waits here for its verdict.
+//!
+//! One thread reads events and lets bystanders go at once; events of agents go to a few workers, which
+//! resolve the object, ask the same `decide` over the same tables, tell it, and answer. Nobody here may
+//! open a file of a marked file system: the reader would wait for itself. `/proc` is never marked.
+//!
+//! What fanotify does not say, the opener's own system call does: while it waits, its registers stand
+//! in `/proc/TID/syscall`. Where they do not tell reading from writing (`openat2`, io_uring), the open
+//! counts as write.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::{ffi::OsStringExt, fs::MetadataExt},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use agent_ebpf::{
+    Action, Config, Decision, Facet, FileBody, Header, Hook, Kind, Reason, Task, Verdict,
+    decide_path,
+};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::fanotify::{
+        EventFFlags, Fanotify, FanotifyEvent, FanotifyResponse, InitFlags, MarkFlags, MaskFlags,
+        Response,
+    },
+};
+
+use super::host;
+use crate::{events::encode_file, policy::HashedTables};
+
+const WORKERS: usize = 4;
+
+/// File systems that are the kernel's own windows; marking them would make the answerer wait for itself
+/// or says nothing about files. FUSE could block the answerer for ever.
+const UNMARKED: [&str; 22] = [
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "bpf",
+    "tracefs",
+    "debugfs",
+    "securityfs",
+    "devpts",
+    "mqueue",
+    "pstore",
+    "configfs",
+    "fusectl",
+    "binfmt_misc",
+    "autofs",
+    "rpc_pipefs",
+    "hugetlbfs",
+    "nsfs",
+    "efivarfs",
+    "selinuxfs",
+    "smackfs",
+    "fuse",
+];
+
+/// Why the backend cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FanotifyError {
+    /// The kernel has no permission events, or the caller may not have them.
+    #[error(
+        "fanotify permission events are refused: {0}; they need CONFIG_FANOTIFY_ACCESS_PERMISSIONS=y and CAP_SYS_ADMIN"
+    )]
+    Init(nix::Error),
+    /// A file system could not be marked.
+    #[error("cannot mark the file system at {path}: {source}")]
+    Mark {
+        /// Where it is mounted.
+        path: PathBuf,
+        /// What the kernel said.
+        source: nix::Error,
+    },
+    /// A configured place may not be marked.
+    #[error("{path} is {kind}, which is never marked: take it out of `kernel.filesystems`")]
+    Unmarkable {
+        /// Where it is mounted.
+        path: PathBuf,
+        /// File system type.
+        kind: String,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The mounts could not be read.
+    #[error(transparent)]
+    Host(#[from] host::HostError),
+}
+
+/// What the backend asks of the rest of the daemon. Called from its threads; may not open files.
+pub trait Bounds: Send + Sync {
+    /// The agent's entry for a process.
+    fn task(&self, tgid: u32) -> Option<Task>;
+    /// The agent bound to a cgroup (its path in the cgroup2 hierarchy) or to the nearest above it.
+    fn agent_of_cgroup(&self, path: &str) -> Option<u32>;
+    /// Makes a process the agent's, which was found in its cgroup.
+    fn enrol(&self, tgid: u32, agent: u32);
+    /// Set, mode and tables of an agent; `None` when it has no policy.
+    fn reach(&self, agent: u32) -> Option<(u32, u8, Arc<HashedTables>)>;
+    /// The secrets of the tables.
+    fn config(&self) -> Config;
+    /// The root that the agent was enrolled with; recorded at the first call.
+    fn root(&self, agent: u32, seen: &Root) -> Root;
+    /// Takes a record, before the opener goes on.
+    fn tell(&self, record: &[u8]);
+}
+
+/// A root folder and mount namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// `/proc/PID/ns/mnt`.
+    pub mount_ns: String,
+    /// `/proc/PID/root`, as this process sees it.
+    pub path: Vec<u8>,
+}
+
+/// The marks and the threads that answer.
+pub struct Backend {
+    group: Arc<Fanotify>,
+    /// Where file systems are marked.
+    pub marked: Vec<PathBuf>,
+    stopping: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+}
+
+/// True when the kernel gives permission events; the error says why not.
+pub fn available() -> Result<(), FanotifyError> {
+    group().map(drop)
+}
+
+fn group() -> Result<Fanotify, FanotifyError> {
+    let flags = InitFlags::FAN_CLASS_CONTENT
+        | InitFlags::FAN_CLOEXEC
+        | InitFlags::FAN_NONBLOCK
+        | InitFlags::FAN_UNLIMITED_QUEUE
+        | InitFlags::FAN_UNLIMITED_MARKS
+        | InitFlags::FAN_REPORT_TID;
+    let files = EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE;
+    Fanotify::init(flags, files).map_err(FanotifyError::Init)
+}
+
+/// The file systems that hold files, in this process's mount namespace.
+fn places(configured: &[PathBuf]) -> Result<Vec<PathBuf>, FanotifyError> {
+    let mounts = host::mounts()?;
+    let refused = |kind: &str| UNMARKED.contains(&kind) || kind.starts_with("fuse.");
+    if !configured.is_empty() {
+        for path in configured {
+            let holder = mounts
+                .iter()
+                .filter(|mount| path.starts_with(&mount.at))
+                .max_by_key(|mount| mount.at.as_os_str().len());
+            if let Some(mount) = holder
+                && refused(&mount.kind)
+            {
+                let kind = mount.kind.clone();
+                return Err(FanotifyError::Unmarkable { path: path.clone(), kind });
+            }
+        }
+        return Ok(configured.to_vec());
+    }
+    let mut seen = HashMap::new();
+    for mount in mounts {
+        if !refused(&mount.kind) {
+            seen.entry(mount.device).or_insert(mount.at);
+        }
+    }
+    Ok(seen.into_values().collect())
+}
+
+impl Backend {
+    /// Marks the file systems mounted at `configured`, or all that hold files, and begins to answer.
+    pub fn start(configured: &[PathBuf], bounds: Arc<dyn Bounds>) -> Result<Self, FanotifyError> {
+        let group = Arc::new(group()?);
+        let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let queue = Arc::new(Queue::default());
+        for number in 0..WORKERS {
+            let (queue, bounds) = (queue.clone(), bounds.clone());
+            let config = bounds.config();
+            spawn(&format!("judge-{number}"), move || {
+                let mut worker = Worker { bounds, config, record: Vec::new() };
+                while let Some((event, who)) = queue.take() {
+                    worker.judge(event, &who);
+                }
+            })?;
+        }
+        let reader = Reader {
+            group: group.clone(),
+            bounds,
+            queue,
+            own: std::process::id(),
+            stopping: stopping.clone(),
+            answered: answered.clone(),
+        };
+        spawn("fanotify", move || reader.run())?;
+        // Marked last: from here on every open waits for the threads above.
+        let mut marked = Vec::new();
+        for path in places(configured)? {
+            let mask =
+                MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
+            let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
+            match group.mark(flags, mask, nix::fcntl::AT_FDCWD, Some(&path)) {
+                Ok(()) => marked.push(path),
+                // A place of the default list that its owner withdrew; a configured one must be there.
+                Err(_) if configured.is_empty() => {}
+                Err(source) => {
+                    stopping.store(true, Ordering::SeqCst);
+                    return Err(FanotifyError::Mark { path, source });
+                }
+            }
+        }
+        Ok(Self { group, marked, stopping, answered })
+    }
+
+    /// How many opens were answered, bystanders' included.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        // Marks go first, so that nothing new waits; the threads answer the rest and end.
+        for path in &self.marked {
+            let mask =
+                MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
+            let flags = MarkFlags::FAN_MARK_REMOVE | MarkFlags::FAN_MARK_FILESYSTEM;
+            let _ = self.group.mark(flags, mask, nix::fcntl::AT_FDCWD, Some(path));
+        }
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), FanotifyError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map(drop)
+        .map_err(FanotifyError::Thread)
+}
+
+/// An open that waits; dropped unanswered, it is denied.
+struct Waiting {
+    group: Arc<Fanotify>,
+    event: FanotifyEvent,
+    answered: bool,
+}
+
+impl Waiting {
+    fn answer(mut self, response: Response) {
+        self.send(response);
+    }
+
+    fn send(&mut self, response: Response) {
+        self.answered = true;
+        if let Some(fd) = self.event.fd() {
+            // The opener may have been killed meanwhile; then there is nobody to answer.
+            let _ = self.group.write_response(FanotifyResponse::new(fd, response));
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.send(Response::FAN_DENY);
+        }
+    }
+}
+
+/// Whose open it is.
+struct Who {
+    agent: u32,
+    tgid: u32,
+    tid: u32,
+    uid: u32,
+    start: u64,
+    comm: [u8; 16],
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<(VecDeque<(Waiting, Who)>, bool)>,
+    filled: Condvar,
+}
+
+impl Queue {
+    fn put(&self, event: Waiting, who: Who) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).0.push_back((event, who));
+        self.filled.notify_one();
+    }
+
+    fn close(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.filled.notify_all();
+    }
+
+    fn take(&self) -> Option<(Waiting, Who)> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(next) = waiting.0.pop_front() {
+                return Some(next);
+            }
+            if waiting.1 {
+                return None;
+            }
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+struct Reader {
+    group: Arc<Fanotify>,
+    bounds: Arc<dyn Bounds>,
+    queue: Arc<Queue>,
+    own: u32,
+    stopping: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+}
+
+impl Reader {
+    fn run(self) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            let mut ready = [PollFd::new(self.group.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut ready, PollTimeout::from(100_u8));
+            let Ok(events) = self.group.read_events() else {
+                continue;
+            };
+            for event in events {
+                let waiting = Waiting { group: self.group.clone(), event, answered: false };
+                self.answered.fetch_add(1, Ordering::Relaxed);
+                match self.who(waiting.event.pid()) {
+                    Ok(Some(who)) => self.queue.put(waiting, who),
+                    Ok(None) => waiting.answer(Response::FAN_ALLOW),
+                    // The opener is gone: whatever is answered, nobody hears it.
+                    Err(_) => drop(waiting),
+                }
+            }
+        }
+        self.queue.close();
+    }
+
+    /// The agent's process behind a thread, or `None` for a bystander.
+    fn who(&self, tid: i32) -> std::io::Result<Option<Who>> {
+        let tid = tid.unsigned_abs();
+        let status = fs::read(format!("/proc/{tid}/status"))?;
+        let tgid: u32 = number(&status, b"Tgid:").unwrap_or(tid);
+        if tgid == self.own {
+            return Ok(None);
+        }
+        let task = match self.bounds.task(tgid) {
+            Some(task) => task,
+            None => {
+                let groups = fs::read_to_string(format!("/proc/{tgid}/cgroup"))?;
+                let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+                let Some(agent) = self.bounds.agent_of_cgroup(own) else {
+                    return Ok(None);
+                };
+                self.bounds.enrol(tgid, agent);
+                Task { agent, ..Task::default() }
+            }
+        };
+        let mut comm = [0; 16];
+        let name = field(&status, b"Name:").unwrap_or_default();
+        let len = name.len().min(15);
+        comm[..len].copy_from_slice(&name[..len]);
+        let uid = number(&status, b"Uid:").unwrap_or(u32::MAX);
+        Ok(Some(Who { agent: task.agent, tgid, tid, uid, start: task.start, comm }))
+    }
+}
+
+fn field<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let line = status.split(|byte| *byte == b'\n').find(|line| line.starts_with(name))?;
+    Some(line[name.len()..].trim_ascii())
+}
+
+fn number(status: &[u8], name: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(field(status, name)?).ok()?;
+    text.split_ascii_whitespace().next()?.parse().ok()
+}
+
+struct Worker {
+    bounds: Arc<dyn Bounds>,
+    config: Config,
+    record: Vec<u8>,
+}
+
+/// What an open is for, as the opener's registers tell it.
+#[derive(Debug, PartialEq, Eq)]
+enum Purpose {
+    /// It is the second event of an exec that was judged already.
+    PartOfExec,
+    /// These actions, the first of which is told unless a later one is denied.
+    Actions(&'static [Action], u32),
+}
+
+// x86-64 numbers (arch/x86/entry/syscalls/syscall_64.tbl); on other architectures `open` and `creat`
+// do not exist and the others differ.
+#[cfg(target_arch = "x86_64")]
+mod call {
+    pub const OPEN: u64 = 2;
+    pub const CREAT: u64 = 85;
+    pub const OPENAT: u64 = 257;
+    pub const EXECVE: u64 = 59;
+    pub const EXECVEAT: u64 = 322;
+}
+#[cfg(not(target_arch = "x86_64"))]
+mod call {
+    pub const OPEN: u64 = u64::MAX;
+    pub const CREAT: u64 = u64::MAX - 1;
+    pub const OPENAT: u64 = 56;
+    pub const EXECVE: u64 = 221;
+    pub const EXECVEAT: u64 = 281;
+}
+
+fn purpose(registers: &str) -> Purpose {
+    const BOTH: &[Action] = &[Action::Write, Action::Read];
+    const WRITE: &[Action] = &[Action::Write];
+    const READ: &[Action] = &[Action::Read];
+    let mut words = registers.split_ascii_whitespace();
+    let number: Option<u64> = words.next().and_then(|word| word.parse().ok());
+    let arguments: Vec<u64> = words
+        .map_while(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
+        .collect();
+    let flags = match number {
+        Some(call::EXECVE | call::EXECVEAT) => return Purpose::PartOfExec,
+        Some(call::CREAT) => {
+            return Purpose::Actions(
+                WRITE,
+                libc_flags(nix::libc::O_CREAT | nix::libc::O_WRONLY | nix::libc::O_TRUNC),
+            );
+        }
+        Some(call::OPEN) => arguments.get(1),
+        Some(call::OPENAT) => arguments.get(2),
+        // openat2 and io_uring keep their flags in memory, which another thread may change.
+        _ => None,
+    };
+    let Some(flags) = flags.map(|flags| *flags as u32) else {
+        return Purpose::Actions(BOTH, 0);
+    };
+    let writes = flags & libc_flags(nix::libc::O_TRUNC) != 0;
+    match flags & libc_flags(nix::libc::O_ACCMODE) {
+        0 if !writes => Purpose::Actions(READ, flags),
+        1 => Purpose::Actions(WRITE, flags),
+        _ => Purpose::Actions(BOTH, flags),
+    }
+}
+
+const fn libc_flags(flags: i32) -> u32 {
+    flags as u32
+}
+
+impl Worker {
+    fn judge(&mut self, waiting: Waiting, who: &Who) {
+        let Some(fd) = waiting.event.fd() else { return };
+        let exec = waiting.event.mask().contains(MaskFlags::FAN_OPEN_EXEC_PERM);
+        let (actions, flags): (&[Action], u32) = if exec {
+            (&[Action::Exec], 0)
+        } else {
+            match purpose(&registers(who.tid)) {
+                Purpose::PartOfExec => return waiting.answer(Response::FAN_ALLOW),
+                Purpose::Actions(actions, flags) => (actions, flags),
+            }
+        };
+        let object = self.object(fd, who);
+        let reach = self.bounds.reach(who.agent);
+        let (set, mode) = reach.as_ref().map_or((0, 0), |(set, mode, _)| (*set, *mode));
+        let mut action = actions[0];
+        let mut decision = Decision::because(Reason::NoPolicy);
+        if let Some((_, _, tables)) = &reach {
+            for (index, one) in actions.iter().enumerate() {
+                let next = object.decide(&self.config, *one, tables);
+                if index == 0 || !next.allows() {
+                    (action, decision) = (*one, next);
+                }
+                if !decision.allows() {
+                    break;
+                }
+            }
+        }
+        let verdict = decision.verdict(mode);
+        let header = Header {
+            kind: Kind::File as u8,
+            action: action as u8,
+            verdict: verdict as u8,
+            reason: decision.reason as u8,
+            time: boot_time(),
+            start: who.start,
+            tgid: who.tgid,
+            tid: who.tid,
+            uid: who.uid,
+            agent: who.agent,
+            rule: decision.rule,
+            set,
+            hook: Hook::Fanotify as u8,
+            comm: who.comm,
+            ..Header::default()
+        };
+        let body = FileBody {
+            inode: object.inode,
+            device: object.device,
+            flags,
+            path_len: 0,
+            is_dir: u8::from(object.is_dir),
+            pad: [0; 3],
+        };
+        self.record.clear();
+        encode_file(&mut self.record, &header, &body, &object.path);
+        self.bounds.tell(&self.record);
+        waiting.answer(match verdict {
+            Verdict::Allowed | Verdict::WouldDeny => Response::FAN_ALLOW,
+            Verdict::Denied => Response::FAN_DENY,
+        });
+    }
+
+    /// What was opened, by its name in the agent's own view.
+    fn object(&self, fd: BorrowedFd<'_>, who: &Who) -> Object {
+        let mut object = Object::default();
+        let link = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let Ok(path) = fs::read_link(&link) else {
+            return object;
+        };
+        object.path = path.into_os_string().into_vec();
+        if let Ok(stat) = fs::metadata(&link) {
+            object.inode = stat.ino();
+            let (major, minor) =
+                (stat.dev() >> 8 & 0xfff, stat.dev() & 0xff | stat.dev() >> 12 & 0xfff00);
+            object.device = (major << 20 | minor) as u32;
+            object.is_dir = stat.is_dir();
+            object.deleted = stat.nlink() == 0;
+        } else {
+            return object;
+        }
+        let Some(seen) = root_of(who.tid) else {
+            return object;
+        };
+        let enrolled = self.bounds.root(who.agent, &seen);
+        if seen != enrolled {
+            object.unresolved = Some(Reason::RootChanged);
+            return object;
+        }
+        if enrolled.path != b"/" {
+            match object.path.strip_prefix(enrolled.path.as_slice()) {
+                Some([]) => object.path = b"/".to_vec(),
+                Some(rest) if rest[0] == b'/' => object.path = rest.to_vec(),
+                _ => return object,
+            }
+        }
+        object.unresolved = None;
+        object
+    }
+}
+
+/// What was opened.
+struct Object {
+    path: Vec<u8>,
+    inode: u64,
+    device: u32,
+    is_dir: bool,
+    deleted: bool,
+    unresolved: Option<Reason>,
+}
+
+impl Default for Object {
+    fn default() -> Self {
+        Self {
+            path: Vec::new(),
+            inode: 0,
+            device: 0,
+            is_dir: false,
+            deleted: false,
+            unresolved: Some(Reason::PathUnresolved),
+        }
+    }
+}
+
+impl Object {
+    fn decide(&self, config: &Config, action: Action, tables: &HashedTables) -> Decision {
+        if let Some(reason) = self.unresolved {
+            return Decision::because(reason);
+        }
+        if self.deleted && action == Action::Exec {
+            return Decision::because(Reason::NoName);
+        }
+        let path = match self.deleted {
+            true => self.path.strip_suffix(b" (deleted)").unwrap_or(&self.path),
+            false => &self.path,
+        };
+        match Facet::of(action, self.is_dir) {
+            Some(facet) => decide_path(config, facet, path, tables),
+            None => Decision::because(Reason::PathUnresolved),
+        }
+    }
+}
+
+/// The opener's registers. It was queued a moment before it went to sleep, so a few looks may be needed.
+fn registers(tid: u32) -> String {
+    let path = format!("/proc/{tid}/syscall");
+    for _ in 0..200 {
+        match fs::read_to_string(&path) {
+            Ok(text) if text.starts_with("running") => thread::sleep(Duration::from_micros(20)),
+            Ok(text) => return text,
+            Err(_) => break,
+        }
+    }
+    String::new()
+}
+
+/// A thread's root folder and mount namespace.
+pub fn root_of(tid: u32) -> Option<Root> {
+    let link = |name: &str| {
+        fs::read_link(Path::new("/proc").join(tid.to_string()).join(name))
+            .ok()
+            .map(|path| path.into_os_string().into_vec())
+    };
+    let mount_ns = String::from_utf8(link("ns/mnt")?).ok()?;
+    Some(Root { mount_ns, path: link("root")? })
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`, as the hooks stamp records.
+pub fn boot_time() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_reading_from_writing_by_the_registers() {
+        let at =
+            |flags: &str| purpose(&format!("257 0xffffff9c 0x7ffd {flags} 0x0 0x0 0x0 0x1 0x2\n"));
+        assert_eq!(at("0x80000"), Purpose::Actions(&[Action::Read], 0x80000));
+        assert_eq!(at("0x80001"), Purpose::Actions(&[Action::Write], 0x80001));
+        assert_eq!(at("0x2"), Purpose::Actions(&[Action::Write, Action::Read], 2));
+        // O_RDONLY|O_TRUNC truncates.
+        assert_eq!(at("0x200"), Purpose::Actions(&[Action::Write, Action::Read], 0x200));
+        assert_eq!(purpose("59 0x1 0x2"), Purpose::PartOfExec);
+    }
+
+    #[test]
+    fn what_cannot_be_told_counts_as_write() {
+        let both: &[Action] = &[Action::Write, Action::Read];
+        assert_eq!(purpose("437 0xffffff9c 0x7ffd 0x7ffe 0x18"), Purpose::Actions(both, 0));
+        assert_eq!(purpose("426 0x3 0x1"), Purpose::Actions(both, 0));
+        assert_eq!(purpose("running"), Purpose::Actions(both, 0));
+        assert_eq!(purpose(""), Purpose::Actions(both, 0));
+    }
+}

@@ -26,6 +26,12 @@ pub enum HostError {
         /// Who asks.
         program: &'static str,
     },
+    /// In a container of its own.
+    #[error(
+        "ambitd must run in the host's pid namespace, or it cannot tell processes apart; in a \
+         container, give it the host's (hostPID: true, --pid=host)"
+    )]
+    PidNamespace,
     /// Older than what Ambit supports.
     #[error("this kernel is {release}; Ambit needs Linux 5.10 or later")]
     TooOld {
@@ -77,7 +83,8 @@ impl Host {
             .map_err(|source| HostError::Read { path, source })?
             .trim()
             .to_owned();
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if version < (5, 10) {
             return Err(HostError::TooOld { release });
@@ -104,6 +111,16 @@ fn lsm_list() -> Result<Vec<String>, String> {
 /// Refuses to go on without root.
 pub fn require_root(program: &'static str) -> Result<(), HostError> {
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(HostError::NotRoot { program }) }
+}
+
+/// `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the namespace in which the kernel half counts.
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// Refuses a pid namespace in which processes have other numbers than the kernel half sees.
+pub fn require_initial_pid_namespace() -> Result<(), HostError> {
+    let path = PathBuf::from("/proc/self/ns/pid");
+    let found = fs::metadata(&path).map_err(|source| HostError::Read { path, source })?;
+    if found.ino() == INITIAL_PID_NAMESPACE { Ok(()) } else { Err(HostError::PidNamespace) }
 }
 
 /// All mounts in this process's namespace.
@@ -142,7 +159,8 @@ pub fn pids_v1() -> Option<PathBuf> {
     text.lines()
         .filter(|line| {
             line.split_once(" - ").is_some_and(|(_, right)| {
-                right.starts_with("cgroup ") && right.rsplit(',').any(|o| o == "pids") || right.ends_with(" pids")
+                right.starts_with("cgroup ") && right.rsplit(',').any(|o| o == "pids")
+                    || right.ends_with(" pids")
             })
         })
         .find_map(|line| parse_mount(line).map(|mount| mount.at))
@@ -163,7 +181,7 @@ pub fn cgroup_level(root: &Path, folder: &Path) -> Option<u32> {
 pub fn require_bpffs(pins: &Path) -> Result<(), HostError> {
     let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let on_bpffs = nix::sys::statfs::statfs(existing)
-        .is_ok_and(|stat| i64::from(stat.filesystem_type().0) == BPF_FS_MAGIC);
+        .is_ok_and(|stat| stat.filesystem_type().0 == BPF_FS_MAGIC);
     if on_bpffs {
         return Ok(());
     }
@@ -181,7 +199,8 @@ mod tests {
 
     #[test]
     fn reads_mountinfo_lines() {
-        let line = "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let line =
+            "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
         let mount = parse_mount(line).unwrap();
         assert_eq!((mount.device.as_str(), mount.kind.as_str()), ("98:0", "ext3"));
         assert_eq!(mount.at, Path::new("/mnt 2"));

@@ -11,7 +11,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, Map, MapData},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Lsm, Program, ProgramError, ProgramInfo,
+        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Lsm, ProgramError, ProgramInfo,
         links::FdLink,
     },
 };
@@ -231,24 +231,81 @@ fn pinned_build(pins: &Path) -> Option<String> {
         .find(|name| name.starts_with("abi"))
 }
 
-fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadError> {
-    // What an interrupted start left behind is nobody's.
-    remove_pins(&settings.pins)
-        .map_err(|source| LoadError::Io { path: settings.pins.clone(), source })?;
+/// Tries every program on this kernel and puts it away again: what a daemon would find.
+pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
     let btf = Btf::of_kernel()?;
-    let offsets = resolve(&btf)?;
-    let kernel = facts(host, &btf);
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
-    let object = |source| LoadError::Object { release: host.release.clone(), source: Box::new(source) };
-    let mut ebpf = EbpfLoader::new()
-        .btf(Some(&aya_btf))
+    let mut ebpf = object(host, settings, &btf, &aya_btf)?;
+    let attacher = Attacher { host, settings, btf: &aya_btf, links: &settings.pins };
+    let mut no_lsm = why_no_lsm(host, settings);
+    let mut programs = Vec::new();
+    for (name, hook, kind) in &PROGRAMS {
+        let outcome = match (kind, &no_lsm) {
+            (Kind::Lsm(_), Some(why)) => Err(why.clone()),
+            _ => attacher.check(&mut ebpf, name, kind).map_err(|error| explain(host, &error)),
+        };
+        if let (Err(why), agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck) =
+            (&outcome, hook)
+        {
+            no_lsm = Some(why.clone());
+        }
+        programs.push(Attached {
+            hook: hook.name(),
+            verified_instructions: outcome.as_ref().ok().copied().flatten(),
+            refused: outcome.err(),
+        });
+    }
+    let files = if no_lsm.is_none() {
+        Some(Backend::Lsm)
+    } else {
+        super::fanotify::available().is_ok().then_some(Backend::Fanotify)
+    };
+    Ok(Coverage { kernel: host.release.clone(), files, no_lsm, programs, adopted: false })
+}
+
+fn why_no_lsm(host: &Host, settings: &Settings) -> Option<String> {
+    match (&host.lsm, settings.lsm) {
+        (_, false) => Some("LSM programs are switched off in the configuration".to_owned()),
+        (Ok(_), true) if host.lsm_runs_bpf() => None,
+        (Ok(list), true) => Some(format!(
+            "`bpf` is not in the kernel's LSM list ({}); boot with `lsm={},bpf`",
+            list.join(","),
+            list.join(",")
+        )),
+        (Err(why), true) => Some(why.clone()),
+    }
+}
+
+/// The object with this kernel's offsets and this machine's sizes; its maps are made, nothing runs.
+fn object(
+    host: &Host,
+    settings: &Settings,
+    btf: &Btf,
+    aya_btf: &aya::Btf,
+) -> Result<Ebpf, LoadError> {
+    let offsets = resolve(btf)?;
+    let kernel = facts(host, btf);
+    EbpfLoader::new()
+        .btf(Some(aya_btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("KERNEL", &kernel, true)
         .map_max_entries("TASKS", pid_max())
         .map_max_entries("DENIED", settings.denied_bytes)
         .map_max_entries("TOLD", settings.told_bytes)
         .load(OBJECT)
-        .map_err(object)?;
+        .map_err(|source| LoadError::Object {
+            release: host.release.clone(),
+            source: Box::new(source),
+        })
+}
+
+fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadError> {
+    // What an interrupted start left behind is nobody's.
+    remove_pins(&settings.pins)
+        .map_err(|source| LoadError::Io { path: settings.pins.clone(), source })?;
+    let btf = Btf::of_kernel()?;
+    let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
+    let mut ebpf = object(host, settings, &btf, &aya_btf)?;
     #[cfg(feature = "debug-log")]
     start_log(&mut ebpf);
 
@@ -275,18 +332,9 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
     };
     tables.set_config(&config)?;
 
-    let mut attached = Attacher { host, settings, btf: &aya_btf, links: &links };
+    let attacher = Attacher { host, settings, btf: &aya_btf, links: &links };
     let mut programs = Vec::new();
-    let mut no_lsm = match (&host.lsm, settings.lsm) {
-        (_, false) => Some("LSM programs are switched off in the configuration".to_owned()),
-        (Ok(_), true) if host.lsm_runs_bpf() => None,
-        (Ok(list), true) => Some(format!(
-            "`bpf` is not in the kernel's LSM list ({}); boot with `lsm={},bpf`",
-            list.join(","),
-            list.join(",")
-        )),
-        (Err(why), true) => Some(why.clone()),
-    };
+    let mut no_lsm = why_no_lsm(host, settings);
     for (name, hook, kind) in &PROGRAMS {
         let is_lsm = matches!(kind, Kind::Lsm(_));
         if is_lsm && let Some(why) = &no_lsm {
@@ -297,7 +345,7 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
             });
             continue;
         }
-        match attached.attach(&mut ebpf, name, kind) {
+        match attacher.attach(&mut ebpf, name, kind) {
             Ok(verified_instructions) => {
                 programs.push(Attached { hook: hook.name(), verified_instructions, refused: None });
             }
@@ -325,13 +373,8 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
     // Complete from here on: the next start may adopt it.
     let done = settings.pins.join(build);
     fs::create_dir(&done).map_err(|source| LoadError::Io { path: done, source })?;
-    let mut coverage = Coverage {
-        kernel: host.release.clone(),
-        files: None,
-        no_lsm,
-        programs,
-        adopted: false,
-    };
+    let mut coverage =
+        Coverage { kernel: host.release.clone(), files: None, no_lsm, programs, adopted: false };
     settle_files(&mut coverage, &links);
     Ok(Loaded { tables, coverage, config })
 }
@@ -389,13 +432,12 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
 
 fn resolve(btf: &Btf) -> Result<Offsets, LoadError> {
     let offsets = Offsets::resolve(|owner, member| btf.offset(owner, member));
-    let missing: Vec<String> =
-        offsets
-            .missing()
-            // Gone since 6.1, where a helper takes its place.
-            .filter(|missing| *missing != ("cgroup", "ancestor_ids"))
-            .map(|(owner, member)| format!("struct {owner}.{member}"))
-            .collect();
+    let missing: Vec<String> = offsets
+        .missing()
+        // Gone since 6.1, where a helper takes its place.
+        .filter(|missing| *missing != ("cgroup", "ancestor_ids"))
+        .map(|(owner, member)| format!("struct {owner}.{member}"))
+        .collect();
     if missing.is_empty() { Ok(offsets) } else { Err(LoadError::Offsets(missing.join(", "))) }
 }
 
@@ -454,33 +496,47 @@ struct Attacher<'a> {
 }
 
 impl Attacher<'_> {
-    /// Loads, attaches and pins one program; returns what the verifier counted.
+    /// Has the verifier check one program; returns what it counted.
+    fn check(&self, ebpf: &mut Ebpf, name: &str, kind: &Kind) -> Result<Option<u32>, ProgramError> {
+        let program = ebpf.program_mut(name).ok_or_else(|| {
+            ProgramError::IOError(io::Error::other(format!("the object has no program {name}")))
+        })?;
+        match kind {
+            Kind::Lsm(hook) => <&mut Lsm>::try_from(&mut *program)?.load(hook, self.btf)?,
+            Kind::Trace(point) => {
+                <&mut BtfTracePoint>::try_from(&mut *program)?.load(point, self.btf)?
+            }
+            Kind::Cgroup => <&mut CgroupSockAddr>::try_from(&mut *program)?.load()?,
+        }
+        Ok(program.info().ok().as_ref().and_then(verified))
+    }
+
+    /// Checks, attaches and pins one program; returns what the verifier counted.
     fn attach(
-        &mut self,
+        &self,
         ebpf: &mut Ebpf,
         name: &str,
         kind: &Kind,
     ) -> Result<Option<u32>, ProgramError> {
-        let program = ebpf.program_mut(name).ok_or_else(|| {
-            ProgramError::IOError(io::Error::other(format!("the object has no program {name}")))
-        })?;
+        let verified = self.check(ebpf, name, kind)?;
+        let Some(program) = ebpf.program_mut(name) else {
+            return Ok(None);
+        };
         let link: FdLink = match kind {
-            Kind::Lsm(hook) => {
+            Kind::Lsm(_) => {
                 let program: &mut Lsm = program.try_into()?;
-                program.load(hook, self.btf)?;
                 let id = program.attach()?;
                 program.take_link(id)?.into()
             }
-            Kind::Trace(point) => {
+            Kind::Trace(_) => {
                 let program: &mut BtfTracePoint = program.try_into()?;
-                program.load(point, self.btf)?;
                 let id = program.attach()?;
                 program.take_link(id)?.into()
             }
             Kind::Cgroup => {
                 let program: &mut CgroupSockAddr = program.try_into()?;
-                program.load()?;
-                let cgroup = fs::File::open(&self.settings.attach).map_err(ProgramError::IOError)?;
+                let cgroup =
+                    fs::File::open(&self.settings.attach).map_err(ProgramError::IOError)?;
                 let id = program.attach(cgroup, CgroupAttachMode::Single)?;
                 let link = program.take_link(id)?;
                 link.try_into().map_err(|_| {
@@ -493,12 +549,8 @@ impl Attacher<'_> {
         };
         link.pin(self.links.join(name))
             .map_err(|error| ProgramError::IOError(io::Error::other(error.to_string())))?;
-        Ok(info(program).as_ref().and_then(verified))
+        Ok(verified)
     }
-}
-
-fn info(program: &Program) -> Option<ProgramInfo> {
-    program.info().ok()
 }
 
 #[cfg(feature = "debug-log")]
@@ -518,14 +570,17 @@ pub(super) fn open_map(maps: &Path, name: &str) -> Result<Map, TableError> {
 
 /// Opens the table that holds the one [`Config`].
 pub(super) fn config_of(map: Map) -> Result<Array<MapData, Config>, TableError> {
-    Array::try_from(map).map_err(|source| TableError::Map { table: "CONFIG", source: Box::new(source) })
+    Array::try_from(map)
+        .map_err(|source| TableError::Map { table: "CONFIG", source: Box::new(source) })
 }
 
 /// Removes a pin folder with everything in it. Programs end when their links' pins go.
 ///
 /// Links go first, then the mark of completeness, then the maps; a folder that does not exist is done.
 pub fn remove_pins(pins: &Path) -> io::Result<()> {
-    let Ok(entries) = fs::read_dir(pins) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(pins) else {
+        return Ok(());
+    };
     let mut folders: Vec<PathBuf> =
         entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
     folders.sort_by_key(|path| !path.ends_with("links"));

@@ -23,10 +23,12 @@ impl Rings {
     pub fn open(maps: &Path) -> Result<Self, TableError> {
         let ring = |name: &'static str| {
             let map = open_map(maps, name)?;
-            RingBuf::try_from(map).map_err(|source| TableError::Map { table: name, source: Box::new(source) })
+            RingBuf::try_from(map)
+                .map_err(|source| TableError::Map { table: name, source: Box::new(source) })
         };
         let size = |name: &str| {
-            aya::maps::MapInfo::from_pin(maps.join(name)).map_or(0, |info| u64::from(info.max_entries()))
+            aya::maps::MapInfo::from_pin(maps.join(name))
+                .map_or(0, |info| u64::from(info.max_entries()))
         };
         Ok(Self {
             denied: ring("DENIED")?,
@@ -56,7 +58,9 @@ impl Rings {
             take(&record);
         }
         for _ in 0..limit {
-            let Some(record) = self.told.next() else { break };
+            let Some(record) = self.told.next() else {
+                break;
+            };
             drained.told_bytes += record.len() as u64;
             drained.records += 1;
             take(&record);

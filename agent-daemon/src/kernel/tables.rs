@@ -1,10 +1,11 @@
 //! The maps that the daemon writes and reads, by meaning.
 
-use std::{collections::BTreeSet, path::{Path, PathBuf}};
-
-use agent_ebpf::{
-    Agent, Config, Lane, PeerCell, PeerKey, PlaceCell, PlaceKey, Stream, Task,
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
 };
+
+use agent_ebpf::{Agent, Config, Lane, PeerCell, PeerKey, PlaceCell, PlaceKey, Stream, Task};
 use aya::maps::{
     Array, HashMap, HashOfMaps, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key,
 };

@@ -1,6 +1,6 @@
 //! Programs: judged before they run, told when they do.
 
-use agent_ebpf::{Action, ARGV_MAX, ExecBody, Header, Hook, Kind, PATH_MAX};
+use agent_ebpf::{ARGV_MAX, Action, ExecBody, Header, Hook, Kind, PATH_MAX};
 use aya_ebpf::{
     helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
     programs::{BtfTracePointContext, LsmContext},
@@ -20,7 +20,9 @@ pub fn check(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
     let bprm: *const u8 = ctx.arg(0);
     // SAFETY: members of the program that is being loaded.
     let (file, flags) = unsafe {
@@ -34,8 +36,12 @@ pub fn check(ctx: &LsmContext) -> i32 {
 /// `sched_process_exec(task, old_pid, bprm)`: the program is loaded, its arguments are on its stack.
 #[inline(always)]
 pub fn done(ctx: &BtfTracePointContext) -> i32 {
-    let Some(actor) = identity::current() else { return 0 };
-    let Some(record) = EXEC_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
+    let Some(record) = EXEC_SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
     let (task, bprm): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(2));
     // SAFETY: the element is this CPU's and no other run of this program is in it; members of the
     // task and program that the tracepoint passed.

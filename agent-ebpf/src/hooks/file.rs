@@ -1,8 +1,8 @@
 //! Files: every open, judged as the object that was opened, by its path in the agent's own view.
 
 use agent_ebpf::{
-    Action, Decision, Facet, Hook, Kind, PATH_MAX, PathWalk, PeerCell, PeerKey,
-    PlaceCell, PlaceKey, Reach, Reason, Verdict,
+    Action, Decision, Facet, Hook, Kind, PATH_MAX, PathWalk, PeerCell, PeerKey, PlaceCell,
+    PlaceKey, Reach, Reason, Verdict,
 };
 use aya_ebpf::{
     btf_maps::HashMap,
@@ -67,7 +67,9 @@ pub fn open(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
     let file: *const u8 = ctx.arg(0);
     // SAFETY: members of the file that is being opened.
     let (mode, flags) = unsafe {
@@ -237,7 +239,9 @@ fn resolve(actor: &Actor, file: *const u8, record: &mut FileRecord) -> Result<Na
 /// first time it is seen here, they become those.
 #[inline(always)]
 fn same_root(actor: &Actor, root: (u64, u64), mount_ns: u64) -> bool {
-    let Some(task) = actor.task() else { return false };
+    let Some(task) = actor.task() else {
+        return false;
+    };
     if task.root_mount == 0 {
         (task.root_mount, task.root_dentry, task.mount_ns) = (root.0, root.1, mount_ns);
         return true;
@@ -268,9 +272,8 @@ fn walk(actor: &Actor, slot: &mut Scratch, len: u32, action: Action, is_dir: boo
     // The root folder is walked as no bytes at all.
     if len > 1 {
         // SAFETY: the callback has the helper's signature, and `steps` outlives the call.
-        let done = unsafe {
-            bpf_loop(len, step as *const () as *mut c_void, (&raw mut steps).cast(), 0)
-        };
+        let done =
+            unsafe { bpf_loop(len, step as *const () as *mut c_void, (&raw mut steps).cast(), 0) };
         if done != c_long::from(len) {
             return Decision::because(Reason::PathUnresolved);
         }

@@ -2,9 +2,7 @@
 
 use agent_ebpf::{ExitBody, ForkBody, Header, Hook, Kind, Task};
 use aya_ebpf::{
-    bindings::BPF_ANY,
-    helpers::bpf_get_current_pid_tgid,
-    helpers::generated::bpf_send_signal,
+    bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid, helpers::generated::bpf_send_signal,
     programs::BtfTracePointContext,
 };
 
@@ -31,14 +29,13 @@ struct ExitRecord {
 /// `sched_process_fork(parent, child)`, before the child first runs: it belongs to its parent's agent.
 #[inline(always)]
 pub fn fork(ctx: &BtfTracePointContext) -> i32 {
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
     let child: *const u8 = ctx.arg(1);
     // SAFETY: a task that the tracepoint passed, and its members.
     let (tgid, start) = unsafe {
-        (
-            member::<u32>(child, &offsets().task_tgid),
-            member::<u64>(child, &offsets().task_start),
-        )
+        (member::<u32>(child, &offsets().task_tgid), member::<u64>(child, &offsets().task_start))
     };
     if tgid == actor.tgid {
         return 0; // a thread
@@ -69,12 +66,17 @@ pub fn fork(ctx: &BtfTracePointContext) -> i32 {
 pub fn exit(ctx: &BtfTracePointContext) -> i32 {
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    let Some(actor) = identity::already(tgid, tid) else { return 0 };
+    let Some(actor) = identity::already(tgid, tid) else {
+        return 0;
+    };
     let task: *const u8 = ctx.arg(0);
     // SAFETY: the exiting task and its members.
     let (live, code) = unsafe {
         let signal: *const u8 = member(task, &offsets().task_signal);
-        (member::<i32>(signal, &offsets().signal_live), member::<u32>(task, &offsets().task_exit_code))
+        (
+            member::<i32>(signal, &offsets().signal_live),
+            member::<u32>(task, &offsets().task_exit_code),
+        )
     };
     if live > 0 {
         return 0;

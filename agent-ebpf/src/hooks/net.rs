@@ -117,7 +117,9 @@ const fn protocol(number: u32) -> u8 {
 
 #[inline(always)]
 fn v4(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
-    let Some(actor) = identity::current() else { return PROCEED };
+    let Some(actor) = identity::current() else {
+        return PROCEED;
+    };
     // SAFETY: the program's own context.
     let address = unsafe { &*ctx.sock_addr };
     let peer = Peer::v4(
@@ -131,7 +133,9 @@ fn v4(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn v6(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
-    let Some(actor) = identity::current() else { return PROCEED };
+    let Some(actor) = identity::current() else {
+        return PROCEED;
+    };
     // SAFETY: the program's own context; word by word, as the verifier wants it.
     let (words, port, number) = unsafe {
         let address = &*ctx.sock_addr;
@@ -190,7 +194,9 @@ pub fn socket_connect(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
     let address: *const u8 = ctx.arg(1);
     let length: i32 = ctx.arg(2);
     let family = match read::<u16>(address, 0) {

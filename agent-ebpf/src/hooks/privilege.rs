@@ -35,13 +35,13 @@ pub fn bpf(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
     let decision = Decision::because(Reason::NoPermit);
     let verdict = actor.verdict(decision);
-    let mut record = BpfRecord {
-        header: Header::default(),
-        body: BpfBody { command: ctx.arg(0), pad: 0 },
-    };
+    let mut record =
+        BpfRecord { header: Header::default(), body: BpfBody { command: ctx.arg(0), pad: 0 } };
     emit::fill(&mut record.header, &actor, Kind::Bpf, Hook::Bpf);
     emit::decided(&mut record.header, Action::Bpf, decision, verdict);
     emit::send(&mut record);

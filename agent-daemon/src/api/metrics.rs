@@ -1,0 +1,222 @@
+//! Counters for Prometheus. Labels are bounded: agents, actions, verdicts, reasons, hooks.
+
+use agent_ebpf::{Action, Hook, Verdict};
+use prometheus::{
+    Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::kernel::Coverage;
+
+/// All of them.
+pub struct Metrics {
+    registry: Registry,
+    actions: IntCounterVec,
+    emitted: IntCounter,
+    lost: IntCounterVec,
+    ring_fill: GaugeVec,
+    ring_bytes: IntGaugeVec,
+    generation: IntGauge,
+    load_errors: IntCounter,
+}
+
+/// A metric's name and help, or the closest that can be registered: names here are constants, so the
+/// library's checks of them cannot fail.
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let made = IntCounterVec::new(Opts::new(name, help), labels);
+    registered(registry, made)
+}
+
+fn registered<T: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<T>,
+) -> T {
+    match made.and_then(|metric| registry.register(Box::new(metric.clone())).map(|()| metric)) {
+        Ok(metric) => metric,
+        // Constant and distinct names and labels: `Metrics::new` is run by a test.
+        Err(error) => unreachable!("a metric's name or labels: {error}"),
+    }
+}
+
+impl Metrics {
+    /// All at zero, so that a scrape shows what can be counted.
+    pub fn new(coverage: &Coverage) -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let actions = counters(
+            r,
+            "ambit_actions_total",
+            "Actions of agents, by verdict; an exec that is let go counts when its program runs",
+            &["agent", "action", "verdict"],
+        );
+        let lost = counters(
+            r,
+            "ambit_events_lost_total",
+            "Events that could not be delivered, by reason",
+            &["reason"],
+        );
+        let emitted =
+            registered(r, IntCounter::new("ambit_events_emitted_total", "Events handed to sinks"));
+        let ring_fill = registered(
+            r,
+            GaugeVec::new(
+                Opts::new(
+                    "ambit_ring_fill_ratio",
+                    "Share of a ring that waited when it was last drained",
+                ),
+                &["lane"],
+            ),
+        );
+        let ring_bytes = registered(
+            r,
+            IntGaugeVec::new(Opts::new("ambit_ring_size_bytes", "Size of a ring"), &["lane"]),
+        );
+        let generation = registered(
+            r,
+            IntGauge::new("ambit_policy_generation", "How often a policy folder was taken"),
+        );
+        let load_errors = registered(
+            r,
+            IntCounter::new(
+                "ambit_policy_load_errors_total",
+                "Reloads that were refused; the policy before stayed in force",
+            ),
+        );
+        let start = registered(
+            r,
+            Gauge::new(
+                "ambit_start_time_seconds",
+                "When the daemon started, in seconds since 1970",
+            ),
+        );
+        let info = registered(
+            r,
+            IntGaugeVec::new(
+                Opts::new(
+                    "ambit_build_info",
+                    "Always 1; version, kernel and file backend as labels",
+                ),
+                &["version", "kernel", "backend"],
+            ),
+        );
+        let hooks = registered(
+            r,
+            IntGaugeVec::new(
+                Opts::new(
+                    "ambit_hook_attached",
+                    "1 when the hook is attached, 0 when it is missing",
+                ),
+                &["hook"],
+            ),
+        );
+        let backend = coverage.files.map_or("none".to_owned(), |backend| backend.to_string());
+        info.with_label_values(&[
+            env!("CARGO_PKG_VERSION"),
+            coverage.kernel.as_str(),
+            backend.as_str(),
+        ])
+        .set(1);
+        for program in &coverage.programs {
+            hooks.with_label_values(&[program.hook]).set(i64::from(program.refused.is_none()));
+        }
+        let by_fanotify = coverage.files == Some(crate::kernel::Backend::Fanotify);
+        hooks.with_label_values(&[Hook::Fanotify.name()]).set(i64::from(by_fanotify));
+        for reason in ["undecodable", "sink_file"] {
+            lost.with_label_values(&[reason]);
+        }
+        for kind in agent_ebpf::Kind::ALL {
+            lost.with_label_values(&[ring(kind.name()).as_str()]);
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        start.set(now.map_or(0.0, |now| now.as_secs_f64()));
+        Self { registry, actions, emitted, lost, ring_fill, ring_bytes, generation, load_errors }
+    }
+
+    /// Actions that were decided.
+    pub fn action(&self, agent: &str, action: Action, verdict: Verdict, count: u64) {
+        self.actions.with_label_values(&[agent, action.name(), verdict.name()]).inc_by(count);
+    }
+
+    /// Events handed to sinks.
+    pub fn emitted(&self, events: u64) {
+        self.emitted.inc_by(events);
+    }
+
+    /// Records of a kind that found no room in a ring.
+    pub fn lost_in_ring(&self, kind: &str, count: u64) {
+        if count > 0 {
+            self.lost.with_label_values(&[ring(kind).as_str()]).inc_by(count);
+        }
+    }
+
+    /// Records that could not be read.
+    pub fn undecodable(&self, count: u64) {
+        self.lost.with_label_values(&["undecodable"]).inc_by(count);
+    }
+
+    /// Events that a sink could not keep.
+    pub fn lost_in_sink(&self, sink: &str, count: u64) {
+        self.lost.with_label_values(&[format!("sink_{sink}").as_str()]).inc_by(count);
+    }
+
+    /// How full the rings were.
+    pub fn ring_fill(&self, denied: u64, told: u64, (denied_bytes, told_bytes): (u64, u64)) {
+        for (lane, fill, bytes) in [("denied", denied, denied_bytes), ("told", told, told_bytes)] {
+            self.ring_fill.with_label_values(&[lane]).set(fill as f64 / bytes.max(1) as f64);
+            self.ring_bytes
+                .with_label_values(&[lane])
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The policy folder's generation.
+    pub fn generation(&self, generation: u64) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// A reload was refused.
+    pub fn load_error(&self) {
+        self.load_errors.inc();
+    }
+
+    /// Everything in the text exposition format.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Writing to memory; what has been registered can be encoded.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+fn ring(kind: &str) -> String {
+    format!("ring_{kind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_and_shows() {
+        let coverage = Coverage {
+            kernel: "6.12".to_owned(),
+            files: None,
+            no_lsm: None,
+            programs: Vec::new(),
+            adopted: false,
+        };
+        let metrics = Metrics::new(&coverage);
+        metrics.action("coder", Action::Read, Verdict::Denied, 2);
+        metrics.lost_in_ring("file", 3);
+        let text = String::from_utf8(metrics.text()).unwrap();
+        for line in [
+            "ambit_actions_total{action=\"read\",agent=\"coder\",verdict=\"denied\"} 2",
+            "ambit_events_lost_total{reason=\"ring_file\"} 3",
+            "ambit_events_lost_total{reason=\"undecodable\"} 0",
+            "ambit_policy_load_errors_total 0",
+            "ambit_hook_attached{hook=\"fanotify\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! When: which agents there are, from when until when, and under which policy.
+
+mod directory;
+mod engine;
+mod state;
+mod stream;
+
+pub use directory::{AgentEntry, Directory, Source};
+pub use engine::{
+    CLOSING, Engine, EngineError, Finished, RunRequest, Running, Started, Summary, remove_all,
+};
+pub use stream::Stream;

@@ -1,0 +1,193 @@
+//! The same questions put to Cedar's own authorizer: entities and requests as Ambit's policies
+//! understand them. Tests compare the kernel's verdict with Cedar's through this.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use agent_ebpf::{Action, Peer, family, protocol};
+use cedar_policy::{
+    Context, Entity, EntityId, EntityTypeName, EntityUid, ParseErrors, Request,
+    RestrictedExpression,
+};
+
+use super::rule::AgentName;
+
+/// What an action is done to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A file, program or folder, by its absolute path in the agent's own view.
+    File {
+        /// The path.
+        path: PathBuf,
+        /// Whether it is a folder.
+        is_dir: bool,
+    },
+    /// An internet peer or local address.
+    Peer(Peer),
+}
+
+/// Why there is no such question in Cedar.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModelError {
+    /// Cedar's strings are UTF-8.
+    #[error("{0:?} is not UTF-8, so Cedar cannot name it")]
+    NotUtf8(PathBuf),
+    /// Cedar refused what was made.
+    #[error("Cedar refused {what}: {error}")]
+    Refused {
+        /// What it refused.
+        what: String,
+        /// What it said.
+        error: String,
+    },
+}
+
+fn refused(what: &str) -> impl FnOnce(String) -> ModelError {
+    let what = what.to_owned();
+    move |error| ModelError::Refused { what, error }
+}
+
+/// The entity types of requests, each parsed once: Cedar's parser takes longer to start than a
+/// request to be judged.
+fn type_name(kind: &str) -> Result<EntityTypeName, ModelError> {
+    static PARSED: OnceLock<HashMap<&str, Result<EntityTypeName, String>>> = OnceLock::new();
+    const KINDS: [&str; 7] = ["Action", "Agent", "AgentGroup", "Dir", "File", "Peer", "Program"];
+    let parsed = PARSED.get_or_init(|| {
+        let parse = |kind: &str| kind.parse().map_err(|error: ParseErrors| error.to_string());
+        KINDS.iter().map(|kind| (*kind, parse(kind))).collect()
+    });
+    let found = parsed.get(kind).cloned();
+    let found = found.unwrap_or_else(|| Err("no such entity type".to_owned()));
+    found.map_err(refused(kind))
+}
+
+fn uid(kind: &str, id: &str) -> Result<EntityUid, ModelError> {
+    let id = EntityId::new(id);
+    Ok(EntityUid::from_type_name_and_id(type_name(kind)?, id))
+}
+
+/// A peer's address.
+#[must_use]
+pub fn address(peer: &Peer) -> IpAddr {
+    let [a, b, c, d, ..] = peer.address;
+    if peer.family == family::V4 {
+        Ipv4Addr::new(a, b, c, d).into()
+    } else {
+        Ipv6Addr::from(peer.address).into()
+    }
+}
+
+/// A protocol as policies name it: `tcp`, `udp`, else the IP protocol number in decimal.
+#[must_use]
+pub fn protocol_name(number: u8) -> String {
+    match number {
+        protocol::TCP => "tcp".to_owned(),
+        protocol::UDP => "udp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The entity of an agent, and of its groups.
+///
+/// # Errors
+/// Cedar refuses an entity.
+pub fn agent(name: &AgentName, groups: &[String]) -> Result<Vec<Entity>, ModelError> {
+    let mut found = Vec::new();
+    let mut parents = HashSet::new();
+    for group in groups {
+        let group = uid("AgentGroup", group)?;
+        found.push(Entity::new_no_attrs(group.clone(), HashSet::new()));
+        parents.insert(group);
+    }
+    let text = RestrictedExpression::new_string(name.as_str().to_owned());
+    let attributes = HashMap::from([("name".to_owned(), text)]);
+    let agent = Entity::new(uid("Agent", name.as_str())?, attributes, parents);
+    found.push(agent.map_err(|error| refused(name.as_str())(error.to_string()))?);
+    Ok(found)
+}
+
+/// The name of a target's entity under an action: a file that is run is a `Program`.
+///
+/// # Errors
+/// The path is not UTF-8.
+pub fn resource_uid(action: Action, target: &Target) -> Result<EntityUid, ModelError> {
+    match target {
+        Target::File { path, is_dir } => {
+            let Some(text) = path.to_str() else {
+                return Err(ModelError::NotUtf8(path.clone()));
+            };
+            let kind = match (action, is_dir) {
+                (Action::Exec, _) => "Program",
+                (_, true) => "Dir",
+                (_, false) => "File",
+            };
+            uid(kind, text)
+        }
+        Target::Peer(peer) => {
+            let (ip, port) = (address(peer), u16::from_be_bytes(peer.port));
+            uid("Peer", &format!("{} {ip} {port}", protocol_name(peer.protocol)))
+        }
+    }
+}
+
+/// The entity of a target under an action, and those that it is `in`.
+///
+/// # Errors
+/// The path is not UTF-8, or Cedar refuses an entity.
+pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelError> {
+    let name = resource_uid(action, target)?;
+    match target {
+        Target::File { path, .. } => {
+            let mut place = path.to_str().unwrap_or_default();
+            let mut found = Vec::new();
+            let own = uid("Dir", place)?;
+            if own != name {
+                found.push(Entity::new_no_attrs(name, HashSet::from([own])));
+            }
+            loop {
+                let above = (place != "/").then(|| match place.rsplit_once('/') {
+                    None | Some(("", _)) => "/",
+                    Some((above, _)) => above,
+                });
+                let parents = above.map(|above| uid("Dir", above)).transpose()?;
+                let parents = parents.into_iter().collect();
+                found.push(Entity::new_no_attrs(uid("Dir", place)?, parents));
+                match above {
+                    Some(above) => place = above,
+                    None => return Ok(found),
+                }
+            }
+        }
+        Target::Peer(peer) => {
+            let ip = address(peer).to_string();
+            let port = u16::from_be_bytes(peer.port);
+            let transport = protocol_name(peer.protocol);
+            let attributes = HashMap::from([
+                ("ip".to_owned(), RestrictedExpression::new_ip(ip)),
+                ("port".to_owned(), RestrictedExpression::new_long(port.into())),
+                ("protocol".to_owned(), RestrictedExpression::new_string(transport)),
+            ]);
+            let entity = Entity::new(name, attributes, HashSet::new());
+            Ok(vec![entity.map_err(|error| refused("a peer")(error.to_string()))?])
+        }
+    }
+}
+
+/// The request "may this agent do this to that"; the entities come from [`agent`] and [`resource`].
+///
+/// # Errors
+/// The path is not UTF-8, or the request does not fit the schema: an action on a target that it is
+/// not about.
+pub fn request(name: &AgentName, action: Action, target: &Target) -> Result<Request, ModelError> {
+    let schema = super::schema().map_err(|error| refused("the schema")(error.to_string()))?;
+    Request::new(
+        uid("Agent", name.as_str())?,
+        uid("Action", action.name())?,
+        resource_uid(action, target)?,
+        Context::empty(),
+        Some(schema),
+    )
+    .map_err(|error| refused("the request")(error.to_string()))
+}

@@ -1,0 +1,84 @@
+//! What policies mean, what is refused, and that the tables say what Cedar says.
+
+mod accepted;
+mod differential;
+mod files;
+mod generate;
+mod refused;
+mod suggested;
+
+use agent_ebpf::{Action, Config, Decision, Facet, Peer, decide_path, decide_peer};
+
+use super::{AgentName, HashedTables, Lowered, Policies, PolicyError, Source, Target};
+
+const CONFIG: Config = Config {
+    levels: 0,
+    hash_seed: 0x1234_5678_9abc_def1,
+    hash_factor: 0x9e37_79b9_7f4a_7c15,
+    abi: agent_ebpf::ABI_VERSION,
+    pad: 0,
+};
+
+fn source(text: &str) -> Source {
+    Source { name: "/etc/ambit/coder.cedar".to_owned(), text: text.to_owned() }
+}
+
+fn check(text: &str) -> Result<Policies, PolicyError> {
+    Policies::check(&[source(text)])
+}
+
+fn coder() -> AgentName {
+    AgentName::parse("coder").unwrap()
+}
+
+/// The tables that a policy text gives to the agent `coder` of group `builders`.
+fn lowered(text: &str) -> Lowered {
+    let policies = check(text).unwrap_or_else(|error| panic!("{error}"));
+    policies.lower(&coder(), &["builders".to_owned()], &[])
+}
+
+fn decide(tables: &HashedTables, action: Action, target: &Target) -> Decision {
+    match target {
+        Target::File { path, is_dir } => {
+            let path = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+            decide_path(&CONFIG, Facet::of(action, *is_dir).unwrap(), path, tables)
+        }
+        Target::Peer(peer) => decide_peer(action, peer, tables),
+    }
+}
+
+fn file(path: &str) -> Target {
+    Target::File { path: path.into(), is_dir: false }
+}
+
+fn folder(path: &str) -> Target {
+    Target::File { path: path.into(), is_dir: true }
+}
+
+fn v4(protocol: u8, address: [u8; 4], port: u16) -> Target {
+    Target::Peer(Peer::v4(protocol, address, port.to_be_bytes(), true))
+}
+
+fn v6(protocol: u8, address: &str, port: u16) -> Target {
+    let address: std::net::Ipv6Addr = address.parse().unwrap();
+    let mut words = [0_u32; 4];
+    for (word, bytes) in words.iter_mut().zip(address.octets().chunks_exact(4)) {
+        *word = u32::from_ne_bytes(bytes.try_into().unwrap());
+    }
+    Target::Peer(Peer::v6(protocol, words, port.to_be_bytes(), true))
+}
+
+/// The id of the policy that decided, or why none did: `+id` permitted, `-id` forbade, `no_permit`.
+fn says(tables: &Lowered, action: Action, target: &Target) -> String {
+    let hashed = HashedTables::new(tables, &CONFIG).unwrap();
+    let decision = decide(&hashed, action, target);
+    let name = tables.rule_name(decision.rule);
+    match decision.reason {
+        agent_ebpf::Reason::Permitted => format!("+{}", name.unwrap()),
+        agent_ebpf::Reason::Forbidden => format!("-{}", name.unwrap()),
+        other => {
+            assert_eq!(name, None);
+            other.name().to_owned()
+        }
+    }
+}
