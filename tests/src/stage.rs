@@ -5,8 +5,8 @@
 //! and a cgroup beneath which everything happens. A test guest is already all that, so there the
 //! root of the cgroup tree is the place to attach to.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl Stage {
         }
         let guest = Path::new("/usr/lib/ambit-vm/init").exists()
             || std::env::var_os("AMBIT_E2E_VM").is_some();
-        let programs = programs_folder()?;
+        let programs = programs()?;
         let cgroup2 = cgroup2()?;
         let top = cgroup2.join(name());
         let watchdog = Watchdog::start()?;
@@ -88,7 +88,7 @@ impl Stage {
             overlay_root()?;
             loopback_up()?;
         }
-        install(&programs)?;
+        install(programs)?;
         Ok(stage)
     }
 
@@ -174,42 +174,41 @@ fn name() -> String {
     format!("ambit-e2e-{}", std::process::id())
 }
 
-/// The folder with the programs under test: this program's own, or `AMBIT_E2E_PROGRAMS`.
-fn programs_folder() -> Result<PathBuf> {
-    let folder = match std::env::var_os("AMBIT_E2E_PROGRAMS") {
-        Some(folder) => PathBuf::from(folder),
-        None => std::env::current_exe()?
-            .parent()
-            .context("the suite's program is in no folder")?
-            .to_path_buf(),
-    };
-    for program in PROGRAMS {
-        if !folder.join(program).is_file() && !own_folder()?.join(program).is_file() {
-            bail!(
-                "{} is missing; build it with `cargo xtask build`",
-                folder.join(program).display()
-            );
-        }
-    }
-    Ok(folder)
-}
-
-fn own_folder() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    Ok(own.parent().map(Path::to_path_buf).unwrap_or_default())
+/// The programs under test, opened before the stage hides where they are. They lie in this
+/// program's own folder, or in that of `AMBIT_E2E_PROGRAMS`.
+fn programs() -> Result<Vec<(&'static str, File)>> {
+    let own = std::env::current_exe().context("cannot find the suite's own program")?;
+    let own = own.parent().unwrap_or(Path::new("/"));
+    let folders: Vec<PathBuf> = std::env::var_os("AMBIT_E2E_PROGRAMS")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain([own.to_path_buf()])
+        .collect();
+    PROGRAMS
+        .into_iter()
+        .map(|program| {
+            let found = folders.iter().find_map(|folder| File::open(folder.join(program)).ok());
+            let file = found.with_context(|| {
+                format!("{program} is not in {folders:?}; build it with `cargo xtask build`")
+            })?;
+            Ok((program, file))
+        })
+        .collect()
 }
 
 /// Puts the programs where they would be installed, so that tests look the same everywhere.
-fn install(folder: &Path) -> Result<()> {
-    let own = own_folder()?;
-    for program in PROGRAMS {
+fn install(programs: Vec<(&'static str, File)>) -> Result<()> {
+    for (program, mut from) in programs {
         let to = Path::new("/usr/bin").join(program);
-        let from = [folder.join(program), own.join(program)]
-            .into_iter()
-            .find(|path| path.is_file())
-            .with_context(|| format!("{program} is missing"))?;
-        if from != to {
-            fs::copy(&from, &to).with_context(|| format!("cannot install {}", to.display()))?;
+        let there = fs::metadata(&to).map(|data| (data.dev(), data.ino())).ok();
+        let own = from.metadata()?;
+        if there != Some((own.dev(), own.ino())) {
+            // A new file: what lies there may be running.
+            let _ = fs::remove_file(&to);
+            let mut file =
+                File::create(&to).with_context(|| format!("cannot write {}", to.display()))?;
+            std::io::copy(&mut from, &mut file)
+                .with_context(|| format!("cannot install {}", to.display()))?;
         }
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
     }

@@ -328,11 +328,8 @@ impl Drop for World {
 
 /// One kind of action in what `ambit doctor --json` says.
 pub fn find_action<'a>(doctor: &'a Value, action: &str) -> Result<&'a Value> {
-    let found = match &doctor["backends"] {
-        Value::Array(all) => all.iter().find(|each| each["action"] == action),
-        Value::Object(all) => all.get(action),
-        _ => doctor["actions"].get(action),
-    };
+    let all = doctor["actions"].as_array();
+    let found = all.and_then(|all| all.iter().find(|each| each["action"] == action));
     found.with_context(|| format!("`ambit doctor --json` has no action {action}: {doctor}"))
 }
 
