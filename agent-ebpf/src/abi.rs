@@ -186,6 +186,22 @@ codes! {
         SchedExit = 12, "tp_btf/sched_process_exit";
         /// fanotify permission event, judged in the daemon.
         Fanotify = 13, "fanotify";
+        /// LSM `inode_unlink`.
+        InodeUnlink = 14, "lsm/inode_unlink";
+        /// LSM `inode_rmdir`.
+        InodeRmdir = 15, "lsm/inode_rmdir";
+        /// LSM `inode_rename`.
+        InodeRename = 16, "lsm/inode_rename";
+        /// LSM `inode_link`.
+        InodeLink = 17, "lsm/inode_link";
+        /// LSM `inode_create`.
+        InodeCreate = 18, "lsm/inode_create";
+        /// LSM `inode_mkdir`.
+        InodeMkdir = 19, "lsm/inode_mkdir";
+        /// LSM `inode_symlink`.
+        InodeSymlink = 20, "lsm/inode_symlink";
+        /// LSM `path_truncate`.
+        PathTruncate = 21, "lsm/path_truncate";
     }
 }
 
@@ -397,6 +413,25 @@ pub struct Task {
     pub mount_ns: u64,
 }
 
+/// An object of Ambit's own, which no agent may remove, rename, link or truncate; key of map `GUARDED`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ObjectKey {
+    /// Inode number as the hooks read it.
+    pub inode: u64,
+    /// `super_block.s_dev`: major in the upper 12 bits, minor in the lower 20.
+    pub device: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Value of map `GUARDED`: the object itself is out of reach.
+pub const GUARD_SELF: u32 = 1;
+/// Value of map `GUARDED`: so is everything directly in this folder, and nothing may be made there.
+pub const GUARD_CHILDREN: u32 = 2;
+
 /// Per-CPU account of one lane: value of map `STREAM`, keyed by [`Lane`].
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -593,6 +628,12 @@ offsets! {
     mount_vfs = "mount", "mnt";
     /// The mount namespace that a mount belongs to.
     mount_ns = "mount", "mnt_ns";
+    /// Object of a directory entry.
+    dentry_inode = "dentry", "d_inode";
+    /// Last component of a directory entry's name.
+    dentry_name = "dentry", "d_name";
+    /// The bytes of a name.
+    qstr_name = "qstr", "name";
     /// Hash chain of a directory entry; unhashed means unlinked.
     dentry_hash = "dentry", "d_hash";
     /// Inode number.
@@ -668,6 +709,7 @@ const _: () = {
     assert!(size_of::<Config>() == 32);
     assert!(size_of::<Agent>() == 8);
     assert!(size_of::<Task>() == 40);
+    assert!(size_of::<ObjectKey>() == 16);
     assert!(size_of::<Stream>() == 8 + 8 * KINDS);
     assert!(size_of::<Header>() == 80);
     assert!(size_of::<FileBody>() == 24);
@@ -693,6 +735,8 @@ mod pod {
     unsafe impl aya::Pod for super::Agent {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Task {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ObjectKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Stream {}
     // SAFETY: as above; all fields are u32.

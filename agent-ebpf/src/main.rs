@@ -11,11 +11,12 @@ mod identity;
 mod maps;
 mod offsets;
 
+use agent_ebpf::Hook;
 use aya_ebpf::{
     macros::{btf_tracepoint, cgroup_sock_addr, lsm},
     programs::{BtfTracePointContext, LsmContext, SockAddrContext},
 };
-use hooks::{exec, file, lifecycle, net, privilege};
+use hooks::{exec, file, guard, lifecycle, net, privilege};
 
 #[lsm(hook = "file_open")]
 fn file_open(ctx: LsmContext) -> i32 {
@@ -80,6 +81,46 @@ fn sched_exec(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 fn sched_exit(ctx: BtfTracePointContext) -> i32 {
     lifecycle::exit(&ctx)
+}
+
+#[lsm(hook = "inode_unlink")]
+fn inode_unlink(ctx: LsmContext) -> i32 {
+    guard::removes(&ctx, Hook::InodeUnlink)
+}
+
+#[lsm(hook = "inode_rmdir")]
+fn inode_rmdir(ctx: LsmContext) -> i32 {
+    guard::removes(&ctx, Hook::InodeRmdir)
+}
+
+#[lsm(hook = "inode_create")]
+fn inode_create(ctx: LsmContext) -> i32 {
+    guard::makes(&ctx, Hook::InodeCreate)
+}
+
+#[lsm(hook = "inode_mkdir")]
+fn inode_mkdir(ctx: LsmContext) -> i32 {
+    guard::makes(&ctx, Hook::InodeMkdir)
+}
+
+#[lsm(hook = "inode_symlink")]
+fn inode_symlink(ctx: LsmContext) -> i32 {
+    guard::makes(&ctx, Hook::InodeSymlink)
+}
+
+#[lsm(hook = "inode_rename")]
+fn inode_rename(ctx: LsmContext) -> i32 {
+    guard::rename(&ctx)
+}
+
+#[lsm(hook = "inode_link")]
+fn inode_link(ctx: LsmContext) -> i32 {
+    guard::link(&ctx)
+}
+
+#[lsm(hook = "path_truncate")]
+fn path_truncate(ctx: LsmContext) -> i32 {
+    guard::truncate(&ctx)
 }
 
 #[panic_handler]

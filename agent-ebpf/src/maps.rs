@@ -4,8 +4,8 @@
 //! host before it loads them.
 
 use agent_ebpf::{
-    ARGV_MAX, Agent, Config, ExecBody, FileBody, Header, PATH_MAX, PathWalk, PeerCell, PlaceCell,
-    PlaceKey, Stream, Task,
+    ARGV_MAX, Agent, Config, ExecBody, FileBody, Header, ObjectKey, PATH_MAX, PathWalk, PeerCell,
+    PlaceCell, PlaceKey, Stream, Task,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -41,6 +41,10 @@ pub static PLACES: HashOfMaps<u32, HashMap<PlaceKey, PlaceCell, 1, NO_PREALLOC>,
 /// Policy set to its peers; published like `PLACES`.
 #[btf_map]
 pub static PEERS: HashOfMaps<u32, LpmTrie<[u8; 20], PeerCell, 1>, 4096> = HashOfMaps::new();
+
+/// Objects of Ambit's own, and the folders that lead to them. Written by the daemon.
+#[btf_map]
+pub static GUARDED: HashMap<ObjectKey, u32, 65536, NO_PREALLOC> = HashMap::new();
 
 /// What was denied, or would have been. Written by the hooks, read by the daemon.
 #[btf_map]

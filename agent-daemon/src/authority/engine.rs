@@ -1,9 +1,9 @@
 //! The engine: agents begin, their policy is swapped, they end; everything else asks it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use agent_ebpf::{Agent, Facet, MAX_CGROUP_LEVEL, Mode, Task};
+use agent_ebpf::{Agent, Facet, GUARD_CHILDREN, GUARD_SELF, MAX_CGROUP_LEVEL, Mode, Task};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -38,6 +38,8 @@ const RETIRE: Duration = Duration::from_secs(5);
 /// What a daemon answers that is about to end.
 pub const CLOSING: &str = "ambitd is about to end; ask again";
 
+/// How often the objects that are guarded are looked up again.
+const GUARD_AGAIN: Duration = Duration::from_secs(2);
 /// How long names of what has ended are kept for events on their way.
 const REMEMBER: Duration = Duration::from_secs(30);
 
@@ -193,6 +195,8 @@ struct Inner {
     folder: Option<Policies>,
     retiring: Vec<(u32, Instant)>,
     ended: Vec<(u32, Instant)>,
+    /// When the objects that are guarded were last looked up.
+    guarded: Instant,
     /// Nothing may begin any more.
     closing: bool,
 }
@@ -303,6 +307,7 @@ impl Engine {
                 folder,
                 retiring: Vec::new(),
                 ended: Vec::new(),
+                guarded: Instant::now(),
                 closing: false,
             }),
             coverage,
@@ -443,6 +448,45 @@ impl Engine {
         paths
     }
 
+    /// Keeps the objects behind [`Engine::protected`], and the folders that lead to them, from being
+    /// removed or renamed by agents. Looked at again now and then: files rotate, policies are replaced.
+    fn guard(&self) -> Result<(), TableError> {
+        let paths: BTreeSet<PathBuf> = {
+            let names = self.directory.read();
+            let agents = names.agents.values().filter(|agent| !agent.ended);
+            agents.flat_map(|agent| self.protected(agent)).map(|one| one.path).collect()
+        };
+        let mut objects = BTreeMap::new();
+        let mut guard = |path: &Path, how: u32| {
+            if let Ok(stat) = fs::symlink_metadata(path) {
+                *objects.entry(host::object(&stat)).or_insert(0) |= how;
+            }
+        };
+        let own = [&self.config.daemon.run, &self.config.kernel.pins, &self.config.policy.folder];
+        for path in &paths {
+            let inside = if own.contains(&path) { GUARD_CHILDREN } else { 0 };
+            guard(path, GUARD_SELF | inside);
+            for parent in path.ancestors().skip(1) {
+                // A folder that only root may enter holds nothing but what is Ambit's.
+                let private = fs::metadata(parent)
+                    .is_ok_and(|stat| stat.uid() == 0 && stat.mode() & 0o7777 == 0o700);
+                let inside =
+                    if private && path.parent() == Some(parent) && parent != Path::new("/root") {
+                        GUARD_CHILDREN
+                    } else {
+                        0
+                    };
+                guard(parent, GUARD_SELF | inside);
+            }
+        }
+        for folder in ["maps", "links"] {
+            guard(&self.config.kernel.pins.join(folder), GUARD_SELF | GUARD_CHILDREN);
+        }
+        let mut inner = self.inner();
+        inner.guarded = Instant::now();
+        inner.tables.guard(&objects)
+    }
+
     /// Publishes an agent's tables if nobody has them, and swaps it to them by one write.
     fn bind(&self, number: u32, lowered: policy::Lowered) -> Result<(), EngineError> {
         let mut inner = self.inner();
@@ -577,6 +621,7 @@ impl Engine {
             return Err(error);
         }
         self.had_agents.store(true, Ordering::SeqCst);
+        self.guard()?;
         self.save();
         Ok(number)
     }
@@ -769,6 +814,13 @@ impl Engine {
                 .map(|(number, _)| *number)
                 .collect()
         };
+        let due = self.inner().guarded.elapsed() >= GUARD_AGAIN;
+        if due
+            && self.has_agents()
+            && let Err(error) = self.guard()
+        {
+            eprintln!("ambitd: {error}");
+        }
         for number in over {
             if let Err(error) = self.end(number) {
                 eprintln!("ambitd: ending agent {number}: {error}");

@@ -217,7 +217,15 @@ pub(super) const fn is_datagram(hook: Hook) -> bool {
         | Hook::SchedFork
         | Hook::SchedExec
         | Hook::SchedExit
-        | Hook::Fanotify => false,
+        | Hook::Fanotify
+        | Hook::InodeUnlink
+        | Hook::InodeRmdir
+        | Hook::InodeRename
+        | Hook::InodeLink
+        | Hook::InodeCreate
+        | Hook::InodeMkdir
+        | Hook::InodeSymlink
+        | Hook::PathTruncate => false,
     }
 }
 

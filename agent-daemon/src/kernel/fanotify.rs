@@ -534,10 +534,7 @@ impl Worker {
         };
         object.path = path.into_os_string().into_vec();
         if let Ok(stat) = fs::metadata(&link) {
-            object.inode = stat.ino();
-            let (major, minor) =
-                (stat.dev() >> 8 & 0xfff, stat.dev() & 0xff | stat.dev() >> 12 & 0xfff00);
-            object.device = (major << 20 | minor) as u32;
+            (object.device, object.inode) = host::object(&stat);
             object.is_dir = stat.is_dir();
             object.deleted = stat.nlink() == 0;
         } else {

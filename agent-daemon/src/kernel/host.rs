@@ -171,6 +171,13 @@ pub fn cgroup_id(folder: &Path) -> io::Result<u64> {
     Ok(fs::metadata(folder)?.ino())
 }
 
+/// An object's device and inode number as the hooks read them: `s_dev` has the major number in its upper
+/// 12 bits. (`stat` of btrfs and of some overlays says otherwise.)
+pub fn object(stat: &fs::Metadata) -> (u32, u64) {
+    let (major, minor) = (nix::sys::stat::major(stat.dev()), nix::sys::stat::minor(stat.dev()));
+    ((major << 20 | minor) as u32, stat.ino())
+}
+
 /// How deep a cgroup lies beneath the root, which is level 0.
 pub fn cgroup_level(root: &Path, folder: &Path) -> Option<u32> {
     let beneath = folder.strip_prefix(root).ok()?;

@@ -27,8 +27,10 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-const MAPS: [&str; 9] =
-    ["CONFIG", "AGENTS", "CGROUPS", "TASKS", "PLACES", "PEERS", "DENIED", "TOLD", "STREAM"];
+const MAPS: [&str; 10] = [
+    "CONFIG", "AGENTS", "CGROUPS", "TASKS", "PLACES", "PEERS", "GUARDED", "DENIED", "TOLD",
+    "STREAM",
+];
 
 /// Where things attach and how large they are.
 #[derive(Debug, Clone)]
@@ -181,7 +183,7 @@ enum Kind {
 }
 
 /// Every program: its name in the object, its hook, its kind.
-const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 13] = {
+const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 21] = {
     use agent_ebpf::Hook;
     [
         ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
@@ -197,6 +199,14 @@ const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 13] = {
         ("socket_connect", Hook::SocketConnect, Kind::Lsm("socket_connect")),
         ("bprm_check", Hook::BprmCheck, Kind::Lsm("bprm_check_security")),
         ("file_open", Hook::FileOpen, Kind::Lsm("file_open")),
+        ("inode_unlink", Hook::InodeUnlink, Kind::Lsm("inode_unlink")),
+        ("inode_rmdir", Hook::InodeRmdir, Kind::Lsm("inode_rmdir")),
+        ("inode_rename", Hook::InodeRename, Kind::Lsm("inode_rename")),
+        ("inode_link", Hook::InodeLink, Kind::Lsm("inode_link")),
+        ("inode_create", Hook::InodeCreate, Kind::Lsm("inode_create")),
+        ("inode_mkdir", Hook::InodeMkdir, Kind::Lsm("inode_mkdir")),
+        ("inode_symlink", Hook::InodeSymlink, Kind::Lsm("inode_symlink")),
+        ("path_truncate", Hook::PathTruncate, Kind::Lsm("path_truncate")),
     ]
 };
 

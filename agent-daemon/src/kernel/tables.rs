@@ -1,11 +1,13 @@
 //! The maps that the daemon writes and reads, by meaning.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-use agent_ebpf::{Agent, Config, Lane, PeerCell, PeerKey, PlaceCell, PlaceKey, Stream, Task};
+use agent_ebpf::{
+    Agent, Config, Lane, ObjectKey, PeerCell, PeerKey, PlaceCell, PlaceKey, Stream, Task,
+};
 use aya::maps::{
     Array, HashMap, HashOfMaps, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key,
 };
@@ -51,6 +53,7 @@ pub struct Tables {
     tasks: HashMap<MapData, u32, Task>,
     places: HashOfMaps<MapData, u32, Places>,
     peers: HashOfMaps<MapData, u32, Peers>,
+    guarded: HashMap<MapData, ObjectKey, u32>,
     stream: PerCpuArray<MapData, Stream>,
 }
 
@@ -64,6 +67,7 @@ impl Tables {
             tasks: HashMap::try_from(open_map(maps, "TASKS")?).map_err(failed("TASKS"))?,
             places: HashOfMaps::try_from(open_map(maps, "PLACES")?).map_err(failed("PLACES"))?,
             peers: HashOfMaps::try_from(open_map(maps, "PEERS")?).map_err(failed("PEERS"))?,
+            guarded: HashMap::try_from(open_map(maps, "GUARDED")?).map_err(failed("GUARDED"))?,
             stream: PerCpuArray::try_from(open_map(maps, "STREAM")?).map_err(failed("STREAM"))?,
         })
     }
@@ -167,6 +171,24 @@ impl Tables {
     /// All processes of agents.
     pub fn tasks(&self) -> Vec<(u32, Task)> {
         self.tasks.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Makes these objects, and no others, the ones that no agent may remove or rename.
+    pub fn guard(&mut self, objects: &BTreeMap<(u32, u64), u32>) -> Result<(), TableError> {
+        let key = |(device, inode): (u32, u64)| ObjectKey { inode, device, pad: 0 };
+        for (object, flags) in objects {
+            self.guarded.insert(key(*object), flags, 0).map_err(failed("GUARDED"))?;
+        }
+        let gone: Vec<ObjectKey> = self
+            .guarded
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| !objects.contains_key(&(key.device, key.inode)))
+            .collect();
+        for key in gone {
+            ignore_missing(self.guarded.remove(&key)).map_err(failed("GUARDED"))?;
+        }
+        Ok(())
     }
 
     /// Per-CPU account of a lane.

@@ -162,8 +162,9 @@ pub fn judge(actor: &Actor, file: *const u8, flags: u32, wanted: Wanted, hook: H
     outcome(verdict)
 }
 
+/// What an LSM program returns for a verdict.
 #[inline(always)]
-const fn outcome(verdict: Verdict) -> i32 {
+pub const fn outcome(verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Allowed | Verdict::WouldDeny => 0,
         Verdict::Denied => DENY,
@@ -295,9 +296,9 @@ extern "C" fn step(index: u64, steps: *mut Steps) -> c_long {
     0
 }
 
-/// Takes a free slot of scratch space.
+/// Takes a free slot of scratch space, until [`release`].
 #[inline(always)]
-fn claim() -> Option<*mut Scratch> {
+pub fn claim() -> Option<*mut Scratch> {
     // SAFETY: a plain helper call.
     let first = unsafe { bpf_get_smp_processor_id() } * TRIES;
     for attempt in 0..TRIES {
@@ -310,8 +311,9 @@ fn claim() -> Option<*mut Scratch> {
     None
 }
 
+/// Gives a slot back.
 #[inline(always)]
-fn release(slot: *mut Scratch) {
+pub fn release(slot: *mut Scratch) {
     // SAFETY: ours until now.
     unsafe { atomic::swap(&raw mut (*slot).busy, 0) };
 }

@@ -2,6 +2,7 @@
 
 pub mod exec;
 pub mod file;
+pub mod guard;
 pub mod lifecycle;
 pub mod net;
 pub mod privilege;
