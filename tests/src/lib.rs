@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Ambit seen from outside.
+//!
+//! [`stage`] makes a place where nothing can reach the machine, [`world`] starts a daemon there,
+//! [`actor`] runs what an agent or a bystander does, [`events`] and [`metrics`] read what the daemon
+//! tells, [`cases`] are the promises, and [`demo`] is the main job, shown. [`watchdog`] cleans up
+//! after all of them.
+
+pub mod actor;
+pub mod cases;
+pub mod demo;
+pub mod events;
+pub mod metrics;
+pub mod policy;
+pub mod stage;
+pub mod watchdog;
+pub mod world;

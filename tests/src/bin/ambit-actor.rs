@@ -1,0 +1,342 @@
+//! The agent of the tests: does what its arguments say and tells what the kernel answered.
+//!
+//! `ambit-actor STEP [then STEP]…` prints one JSON line for each step: `{"step": …, "errno": …}`,
+//! where 0 means that it went well. A step that fails does not end the run. `fork`, `doublefork` and
+//! `thread` move the steps after them into the new task.
+
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, sendto,
+    socket,
+};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, setsid};
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let steps: Vec<&[String]> = arguments.split(|word| word == "then").collect();
+    match Actor::default().act(&steps) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("ambit-actor: {error:#}");
+            ExitCode::from(64)
+        }
+    }
+}
+
+#[derive(Default)]
+struct Actor {
+    /// A socket made by an earlier step.
+    held: Option<OwnedFd>,
+}
+
+impl Actor {
+    fn act(&mut self, steps: &[&[String]]) -> Result<u8> {
+        for (at, step) in steps.iter().enumerate() {
+            let rest = steps.get(at + 1..).unwrap_or_default();
+            let words: Vec<&str> = step.iter().map(String::as_str).collect();
+            match words.as_slice() {
+                ["fork"] => return self.fork(rest),
+                ["doublefork"] => return self.double_fork(rest),
+                ["thread"] => return self.thread(rest),
+                ["exit", code] => return code.parse().context("the exit code is no number"),
+                ["become", program, args @ ..] => {
+                    let errno = execute(program, args);
+                    tell(&words, errno as i32, Value::Null)?;
+                }
+                _ => {
+                    let (errno, more) = match self.step(&words) {
+                        Ok(more) => (0, more),
+                        Err(error) => match errno_of(&error) {
+                            Some(errno) => (errno, Value::Null),
+                            None => return Err(error),
+                        },
+                    };
+                    tell(&words, errno, more)?;
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    fn step(&mut self, words: &[&str]) -> Result<Value> {
+        match *words {
+            [] | ["nothing"] => {}
+            ["open-read", path] => drop(options(false).read(true).open(path)?),
+            ["open-write", path] => drop(options(false).write(true).open(path)?),
+            ["truncate", path] => drop(options(false).write(true).truncate(true).open(path)?),
+            ["append", path] => drop(options(false).append(true).open(path)?),
+            ["create", path] => drop(options(false).write(true).create(true).open(path)?),
+            ["list", path] => drop(options(true).read(true).open(path)?),
+            ["read-all", path] => {
+                let text = fs::read(path)?;
+                return Ok(json!({ "bytes": text.len() }));
+            }
+            ["symlink", to, from] => std::os::unix::fs::symlink(to, from)?,
+            ["chdir", path] => std::env::set_current_dir(path)?,
+            ["chroot", path] => {
+                nix::unistd::chroot(path)?;
+                std::env::set_current_dir("/")?;
+            }
+            ["exec", program, ref args @ ..] => return exec(program, args),
+            ["connect", protocol, address] => {
+                let (socket, address) = new_socket(protocol, address)?;
+                address.connect(&socket)?;
+            }
+            ["socket", protocol, address] => self.held = Some(new_socket(protocol, address)?.0),
+            ["connect-held", address] => {
+                let socket = self.held.as_ref().context("no socket was made before")?;
+                Address::new(address)?.connect(socket)?;
+            }
+            ["send", protocol, address] => {
+                let (socket, address) = new_socket(protocol, address)?;
+                address.send(&socket)?;
+            }
+            ["bind", protocol, address] => {
+                let (socket, address) = new_socket(protocol, address)?;
+                address.bind(&socket)?;
+            }
+            ["unix", path] => drop(std::os::unix::net::UnixStream::connect(path)?),
+            ["user", uid] => {
+                let uid: u32 = uid.parse()?;
+                nix::unistd::setgroups(&[])?;
+                nix::unistd::setgid(uid.into())?;
+                nix::unistd::setuid(uid.into())?;
+            }
+            ["setsid"] => drop(setsid()?),
+            ["join", file] => options(false)
+                .write(true)
+                .open(file)?
+                .write_all(std::process::id().to_string().as_bytes())?,
+            ["sleep", milliseconds] => {
+                std::thread::sleep(Duration::from_millis(milliseconds.parse()?));
+            }
+            ["await", path] => {
+                let end = Instant::now() + Duration::from_secs(120);
+                while !Path::new(path).exists() {
+                    if Instant::now() > end {
+                        return Err(Errno::ETIMEDOUT.into());
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            ["spawn", count, program, ref args @ ..] => return spawn(count.parse()?, program, args),
+            ["burst", count, path] => {
+                let count: u32 = count.parse()?;
+                for _ in 0..count {
+                    drop(options(false).read(true).open(path)?);
+                }
+            }
+            ["bpf"] => {
+                // An array map of one 4-byte value; what matters is who may call at all.
+                let attributes: [u32; 32] = {
+                    let mut words = [0; 32];
+                    words[..4].copy_from_slice(&[2, 4, 4, 1]);
+                    words
+                };
+                // SAFETY: `BPF_MAP_CREATE` (0) only reads `size` bytes of the attributes, which are
+                // that long and outlive the call.
+                let answer = unsafe {
+                    nix::libc::syscall(
+                        nix::libc::SYS_bpf,
+                        0,
+                        attributes.as_ptr(),
+                        size_of_val(&attributes),
+                    )
+                };
+                Errno::result(answer)?;
+            }
+            ["signal", pid] => nix::sys::signal::kill(Pid::from_raw(pid.parse()?), None)?,
+            _ => bail!("there is no step `{}`", words.join(" ")),
+        }
+        Ok(Value::Null)
+    }
+
+    fn fork(&mut self, rest: &[&[String]]) -> Result<u8> {
+        // SAFETY: this process has one thread.
+        match unsafe { fork() }? {
+            ForkResult::Child => self.act(rest),
+            ForkResult::Parent { child } => code_of(child),
+        }
+    }
+
+    /// The steps run in a grandchild that init adopts; this process waits for it by a pipe, as
+    /// nothing else is left between them.
+    fn double_fork(&mut self, rest: &[&[String]]) -> Result<u8> {
+        let (read, write) = nix::unistd::pipe()?;
+        // SAFETY: this process has one thread.
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                drop(read);
+                let between = nix::unistd::getpid();
+                // SAFETY: as above.
+                match unsafe { fork() }? {
+                    ForkResult::Child => {
+                        while nix::unistd::getppid() == between {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                        let code = self.act(rest);
+                        drop(write);
+                        code
+                    }
+                    ForkResult::Parent { .. } => std::process::exit(0),
+                }
+            }
+            ForkResult::Parent { child } => {
+                drop(write);
+                waitpid(child, None)?;
+                fs::File::from(read).read_to_end(&mut Vec::new())?;
+                Ok(0)
+            }
+        }
+    }
+
+    fn thread(&mut self, rest: &[&[String]]) -> Result<u8> {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| self.act(rest))
+                .join()
+                .map_err(|_| anyhow::anyhow!("the thread ended badly"))?
+        })
+    }
+}
+
+fn options(folder: bool) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o644);
+    if folder {
+        options.custom_flags(nix::libc::O_DIRECTORY);
+    }
+    options
+}
+
+/// An address as the kernel takes it.
+enum Address {
+    V4(SockaddrIn),
+    V6(SockaddrIn6),
+}
+
+impl Address {
+    fn new(text: &str) -> Result<Self> {
+        let address: SocketAddr = text
+            .parse()
+            .with_context(|| format!("`{text}` is no address with a port"))?;
+        Ok(match address {
+            SocketAddr::V4(address) => Self::V4(address.into()),
+            SocketAddr::V6(address) => Self::V6(address.into()),
+        })
+    }
+
+    fn connect(&self, socket: &OwnedFd) -> nix::Result<()> {
+        match self {
+            Self::V4(address) => connect(socket.as_raw_fd(), address),
+            Self::V6(address) => connect(socket.as_raw_fd(), address),
+        }
+    }
+
+    fn bind(&self, socket: &OwnedFd) -> nix::Result<()> {
+        match self {
+            Self::V4(address) => bind(socket.as_raw_fd(), address),
+            Self::V6(address) => bind(socket.as_raw_fd(), address),
+        }
+    }
+
+    fn send(&self, socket: &OwnedFd) -> nix::Result<usize> {
+        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_NOSIGNAL);
+        match self {
+            Self::V4(address) => sendto(fd, b"hello", address, flags),
+            Self::V6(address) => sendto(fd, b"hello", address, flags),
+        }
+    }
+}
+
+fn new_socket(protocol: &str, address: &str) -> Result<(OwnedFd, Address)> {
+    let address = Address::new(address)?;
+    let family = match address {
+        Address::V4(_) => AddressFamily::Inet,
+        Address::V6(_) => AddressFamily::Inet6,
+    };
+    let kind = match protocol {
+        "tcp" => SockType::Stream,
+        "udp" => SockType::Datagram,
+        other => bail!("`{other}` is no protocol; tcp and udp are"),
+    };
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok((socket, address))
+}
+
+/// Runs a program and waits for it; the errno is `execve`'s.
+fn exec(program: &str, args: &[&str]) -> Result<Value> {
+    // `Command` reports the child's `execve` error, and closes nothing that it needs.
+    let status = Command::new(program).args(args).status()?;
+    Ok(json!({ "exit": status.code() }))
+}
+
+fn execute(program: &str, args: &[&str]) -> Errno {
+    let words: Result<Vec<CString>, _> = std::iter::once(program)
+        .chain(args.iter().copied())
+        .map(CString::new)
+        .collect();
+    let Ok(words) = words else {
+        return Errno::EINVAL;
+    };
+    let environment: Vec<CString> = Vec::new();
+    match words.first() {
+        Some(path) => match nix::unistd::execve(path, &words, &environment) {
+            Ok(never) => match never {},
+            Err(errno) => errno,
+        },
+        None => Errno::EINVAL,
+    }
+}
+
+fn spawn(count: u32, program: &str, args: &[&str]) -> Result<Value> {
+    let (mut started, mut failed) = (0, 0);
+    for at in 0..count {
+        let mut command = Command::new(program);
+        command.args(args).arg(at.to_string());
+        match command.status() {
+            Ok(status) if status.success() => started += 1,
+            Ok(_) | Err(_) => failed += 1,
+        }
+    }
+    Ok(json!({ "started": started, "failed": failed }))
+}
+
+fn code_of(child: Pid) -> Result<u8> {
+    Ok(match waitpid(child, None)? {
+        WaitStatus::Exited(_, code) => u8::try_from(code).unwrap_or(255),
+        WaitStatus::Signaled(_, signal, _) => u8::try_from(128 + signal as i32).unwrap_or(255),
+        _ => 255,
+    })
+}
+
+fn errno_of(error: &anyhow::Error) -> Option<i32> {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return error.raw_os_error();
+    }
+    error.downcast_ref::<Errno>().map(|errno| *errno as i32)
+}
+
+fn tell(words: &[&str], errno: i32, more: Value) -> Result<()> {
+    let mut line = json!({ "step": words.join(" "), "errno": errno });
+    if let (Some(line), Value::Object(more)) = (line.as_object_mut(), more) {
+        line.extend(more);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! The end-to-end suite, and the demo.
+//!
+//! `ambit-e2e [--subset] [FILTER]… [libtest options]` runs the promises one after the other;
+//! `ambit-e2e demo` shows the main job. Both need root, the built `ambit`, `ambitd` and
+//! `ambit-actor` beside this program (or in `AMBIT_E2E_PROGRAMS`), and touch nothing of the machine.
+
+use std::process::ExitCode;
+
+use ambit_tests::stage::Stage;
+use ambit_tests::{cases, demo, watchdog};
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    let ended = match words.get(1).map(String::as_str) {
+        Some(watchdog::FLAG) => {
+            let owner = words.get(2).and_then(|pid| pid.parse().ok()).unwrap_or(0);
+            watchdog::watch(owner).map(|()| ExitCode::SUCCESS)
+        }
+        Some("demo") => demo::run(),
+        _ => suite(words),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("ambit-e2e: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn suite(mut words: Vec<String>) -> Result<ExitCode> {
+    let before = words.len();
+    words.retain(|word| word != "--subset");
+    let subset = words.len() != before;
+    // Several filter words: a test is wanted if any of them is in its name.
+    let (filters, options): (Vec<String>, Vec<String>) = words
+        .drain(1..)
+        .partition(|word| !word.starts_with('-'));
+    let mut arguments = Arguments::from_iter(words.into_iter().chain(options));
+    // Worlds share the machine's one kernel, so they come one after the other.
+    arguments.test_threads = Some(1);
+    let wanted = |name: &str| {
+        filters.is_empty()
+            || filters
+                .iter()
+                .any(|word| if arguments.exact { name == word } else { name.contains(word) })
+    };
+    let chosen = cases::all()
+        .into_iter()
+        .filter(|case| (!subset || case.subset) && wanted(&case.name));
+    let trials = chosen
+        .map(|case| {
+            let (limit, run) = (case.limit, case.run);
+            Trial::test(case.name, move || {
+                Stage::get()
+                    .and_then(|stage| stage.limit(limit))
+                    .and_then(|()| run())
+                    .map_err(|error| Failed::from(format!("{error:#}")))
+            })
+        })
+        .collect();
+    if !arguments.list {
+        let stage = Stage::enter()?;
+        stage.limit(cases::START)?;
+        match cases::backend() {
+            Ok(backend) => println!("backend: {backend}"),
+            Err(error) => println!("backend: none ({error:#})"),
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    cases::finish();
+    Ok(conclusion.exit_code())
+}

@@ -1,0 +1,329 @@
+//! Identity sticks: a process belongs to its agent from its enrolment to its end.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::{Case, case, fresh, shared};
+use crate::actor::{EPERM, Output};
+use crate::events::{ALLOWED, DENIED, PROCESS};
+use crate::policy::{on_path, on_peer, with_base};
+use crate::stage::make_folder;
+use crate::world::{Settings, World, agent_table, file, ground, listener};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case("identity_survives_fork_and_threads", || shared(fork_and_threads)),
+        case("identity_survives_double_fork_and_setsid", || shared(double_fork)).in_subset(),
+        case("identity_survives_a_move_to_another_cgroup", || shared(moved)).in_subset(),
+        case("identity_beyond_the_place_of_attachment", || shared(moved_outside)).in_subset(),
+        case("a_socket_made_before_the_move_is_still_judged", || shared(held_socket)),
+        case("chroot_does_not_forge_a_permitted_name", || shared(chroot)).in_subset(),
+        case("two_agents_with_opposite_policies_at_once", || shared(opposite)).in_subset(),
+        case("a_configured_cgroup_makes_an_agent", configured_cgroup),
+        case("stop_ends_the_whole_tree", || shared(stop_ends_the_tree)).in_subset(),
+        case("agents_are_listed_with_their_counts", || shared(listed)),
+        case("an_agent_tells_its_chain_of_parents", || shared(parents)),
+    ]
+}
+
+struct Secret {
+    path: String,
+    peer: String,
+    policy: String,
+}
+
+/// A file and a peer that are forbidden where all else around them is permitted.
+fn secret(name: &str) -> Result<Secret> {
+    let base = ground(name)?;
+    let path = file(&base.join("secret/key"), "hidden")?;
+    let peer = listener("127.0.0.1:0")?;
+    let policy = with_base(
+        &(on_path("all", "permit", "read", "Dir", &base.display().to_string())
+            + &on_path("cgroups", "permit", "write", "Dir", "/sys/fs/cgroup")
+            + &on_path("key", "forbid", "read", "File", &path)
+            + &on_peer("site", "forbid", "connect", "tcp", &peer)),
+    );
+    Ok(Secret { path, peer, policy })
+}
+
+impl Secret {
+    /// The forbidden steps, to be put at the end.
+    fn steps(&self) -> Vec<&str> {
+        vec![
+            "then", "open-read", &self.path, "then", "connect", "tcp", &self.peer,
+        ]
+    }
+
+    fn is_denied(&self, world: &World, name: &str, output: &Output) -> Result<()> {
+        output.expect("open-read", EPERM)?;
+        output.expect("connect", EPERM)?;
+        world
+            .all_events()
+            .wait("the denial as the agent's", |event| {
+                event.agent() == name && event.path() == self.path && event.verdict() == DENIED
+            })
+            .map(drop)
+    }
+}
+
+fn fork_and_threads(world: &World) -> Result<()> {
+    for (name, way) in [("forked", "fork"), ("threaded", "thread")] {
+        let secret = secret(name)?;
+        let output = world
+            .agent(name)
+            .policy(&secret.policy)?
+            .act(&[&["nothing", "then", way], secret.steps().as_slice()].concat())?;
+        secret.is_denied(world, name, &output)?;
+    }
+    Ok(())
+}
+
+fn double_fork(world: &World) -> Result<()> {
+    let secret = secret("daemonised")?;
+    let output = world.agent("daemonised").policy(&secret.policy)?.act(
+        &[
+            &["nothing", "then", "doublefork", "then", "setsid"],
+            secret.steps().as_slice(),
+        ]
+        .concat(),
+    )?;
+    output.expect("setsid", 0)?;
+    secret.is_denied(world, "daemonised", &output)
+}
+
+fn moved(world: &World) -> Result<()> {
+    let secret = secret("moved")?;
+    let elsewhere = world.attach.join("cell-elsewhere");
+    make_folder(&elsewhere)?;
+    let procs = elsewhere.join("cgroup.procs").display().to_string();
+    // Its own move, then a fork, so that the child is born where no agent is.
+    let output = world.agent("moved").policy(&secret.policy)?.as_root().act(
+        &[
+            &["join", procs.as_str(), "then", "fork", "then", "setsid"],
+            secret.steps().as_slice(),
+        ]
+        .concat(),
+    )?;
+    output.expect("join", 0)?;
+    secret.is_denied(world, "moved", &output)
+}
+
+/// Programs run for sockets whose cgroup is beneath the place of attachment. An agent that left it
+/// makes sockets that no program sees; with the root as the place, as on every real host, there is
+/// no such cgroup. Files are judged all the same.
+fn moved_outside(world: &World) -> Result<()> {
+    let secret = secret("outside")?;
+    let (place, sees_sockets) = match world.stage.outside() {
+        Some(outside) => (outside, false),
+        None => (world.attach.clone(), true),
+    };
+    let sees_sockets = sees_sockets || world.enforced_by("connect")?.contains("lsm");
+    let procs = place.join("cgroup.procs").display().to_string();
+    let output = world.agent("outside").policy(&secret.policy)?.as_root().act(
+        &[&["join", procs.as_str()], secret.steps().as_slice()].concat(),
+    )?;
+    output.expect("join", 0)?;
+    output.expect("open-read", EPERM)?;
+    output.expect("connect", if sees_sockets { EPERM } else { 0 })
+}
+
+fn held_socket(world: &World) -> Result<()> {
+    let secret = secret("held")?;
+    let place = world.stage.outside().unwrap_or_else(|| world.attach.clone());
+    let procs = place.join("cgroup.procs").display().to_string();
+    let output = world.agent("held").policy(&secret.policy)?.as_root().act(&[
+        "socket", "tcp", &secret.peer, "then", "join", &procs, "then", "connect-held",
+        &secret.peer,
+    ])?;
+    output.expect("join", 0)?;
+    output.expect("connect-held", EPERM)
+}
+
+/// The agent may read `/ground/forge/open/…`; inside `/ground/forge/jail` it makes a tree in which
+/// the secret has that very name.
+fn chroot(world: &World) -> Result<()> {
+    let base = ground("forge")?;
+    let open = base.join("open");
+    let jail = base.join("jail");
+    file(&open.join("file"), "text")?;
+    let forged = file(&jail.join(format!("{}/file", open.display()).trim_start_matches('/')), "hidden")?;
+    let policy = with_base(&on_path(
+        "open", "permit", "read", "Dir", &open.display().to_string(),
+    ));
+    let name = format!("{}/file", open.display());
+    let events = world.events();
+    let output = world.agent("forge").policy(&policy)?.as_root().act(&[
+        "open-read", &name, "then", "chroot", &jail.display().to_string(), "then", "open-read",
+        &name,
+    ])?;
+    let answers: Vec<i64> = output
+        .steps()
+        .iter()
+        .filter(|step| step["step"].as_str().is_some_and(|step| step.starts_with("open-read")))
+        .filter_map(|step| step["errno"].as_i64())
+        .collect();
+    ensure!(
+        output.errno("chroot")? != 0 || answers == [0, EPERM],
+        "a forged name was taken for the true one ({forged}): {}",
+        output.whole()
+    );
+    ensure!(answers.first() == Some(&0), "{}", output.whole());
+    events.wait("that the forged name was denied", |event| {
+        event.agent() == "forge" && event.verdict() == DENIED
+    })?;
+    Ok(())
+}
+
+fn opposite(world: &World) -> Result<()> {
+    let base = ground("opposite")?;
+    let [left, right] = ["left", "right"].map(|part| base.join(part).join("file"));
+    let left = file(&left, "text")?;
+    let right = file(&right, "text")?;
+    let gate = base.join("go").display().to_string();
+    let steps = [
+        "await", &gate, "then", "open-read", &left, "then", "open-read", &right, "then", "burst",
+        "500", &left, "then", "burst", "500", &right,
+    ];
+    let mut running = Vec::new();
+    for (name, own, other) in [("left", &left, &right), ("right", &right, &left)] {
+        let policy = with_base(
+            &(on_path("own", "permit", "read", "File", own)
+                + &on_path("other", "forbid", "read", "File", other)),
+        );
+        running.push((own, other, world.agent(name).policy(&policy)?.start(&steps)?));
+    }
+    std::thread::sleep(world.stage.patience(Duration::from_millis(300)));
+    file(std::path::Path::new(&gate), "")?;
+    for (own, other, agent) in running {
+        let output = agent.finish()?;
+        output.expect(&format!("open-read {own}"), 0)?;
+        output.expect(&format!("open-read {other}"), EPERM)?;
+        output.expect(&format!("burst 500 {own}"), 0)?;
+        output.expect(&format!("burst 500 {other}"), EPERM)?;
+    }
+    Ok(())
+}
+
+fn configured_cgroup() -> Result<()> {
+    let settings = Settings {
+        more: agent_table("indexer", "cell-index-*", "enforce")
+            + &agent_table("watched", "cell-watch-*", "audit"),
+        ..Settings::default()
+    };
+    fresh(settings, |world| {
+        let base = ground("configured")?;
+        let path = file(&base.join("file"), "text")?;
+        world.policy("base", &with_base(""))?;
+        let index = world.attach.join("cell-index-1");
+        let watch = world.attach.join("cell-watch-1");
+        let beside = world.attach.join("cell-other");
+        make_folder(&index)?;
+        make_folder(&beside)?;
+        world.start()?;
+        // One cgroup was there before the daemon, the other comes after it.
+        make_folder(&watch)?;
+        std::thread::sleep(world.stage.patience(Duration::from_millis(1500)));
+        let events = world.events();
+        let uid = crate::stage::USER;
+        let read = ["open-read", path.as_str()];
+        world.in_cgroup(&index, uid, &read)?.expect("open-read", EPERM)?;
+        world.in_cgroup(&watch, uid, &read)?.expect("open-read", 0)?;
+        world.in_cgroup(&beside, uid, &read)?.expect("open-read", 0)?;
+        events.wait("the denial of one", |event| {
+            event.agent() == "indexer" && event.verdict() == DENIED && event.path() == path
+        })?;
+        events.wait("the audit of the other", |event| {
+            event.agent() == "watched" && event.verdict() == 3 && event.path() == path
+        })?;
+        Ok(())
+    })
+}
+
+fn stop_ends_the_tree(world: &World) -> Result<()> {
+    let base = ground("tree")?;
+    let policy = with_base(&on_path(
+        "all", "permit", "read", "Dir", &base.display().to_string(),
+    ));
+    let never = base.join("never").display().to_string();
+    // A child that left the session, and one that waits in the foreground.
+    let shell = format!(
+        "/usr/bin/ambit-actor doublefork then setsid then await {never} & \
+         /usr/bin/ambit-actor await {never}"
+    );
+    let command = world.agent("tree").policy(&policy)?.command(&["/bin/sh", "-c", &shell]);
+    let running = crate::actor::Running::start(command, world.stage.patience(Duration::from_secs(30)))?;
+    let agents = world.attach.join(world.stage.agents());
+    world.wait("the tree stands", || {
+        Ok(crate::watchdog::pids_beneath(&agents).len() >= 4)
+    })?;
+    let started = Instant::now();
+    world.ambit(&["stop", "tree"])?.expect_code(0)?;
+    let output = running.finish()?;
+    ensure!(output.code != 0, "a stopped agent looks like one that ended well: {}", output.whole());
+    world.wait("the tree is gone", || {
+        Ok(crate::watchdog::pids_beneath(&agents).is_empty())
+    })?;
+    ensure!(
+        started.elapsed() < world.stage.patience(Duration::from_secs(15)),
+        "it took {:?}",
+        started.elapsed()
+    );
+    Ok(())
+}
+
+fn listed(world: &World) -> Result<()> {
+    let base = ground("listed")?;
+    let path = file(&base.join("file"), "text")?;
+    let gate = base.join("go");
+    let policy = with_base("");
+    let running = world
+        .agent("listed")
+        .policy(&policy)?
+        .start(&["open-read", &path, "then", "await", &gate.display().to_string()])?;
+    let mut last = String::new();
+    let result = world.wait("`ambit agents --json` lists it with a denial", || {
+        let output = world.ambit(&["agents", "--json"])?;
+        last = output.whole();
+        let value: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+        let all = value.as_array().or_else(|| value["agents"].as_array()).cloned();
+        Ok(all.unwrap_or_default().iter().any(|agent| {
+            agent["name"] == "listed"
+                && agent["denied"].as_u64() >= Some(1)
+                && agent["allowed"].as_u64() >= Some(1)
+                && agent["mode"] == "enforce"
+        }))
+    });
+    result.map_err(|error| error.context(last))?;
+    let text = world.ambit(&["agents"])?;
+    ensure!(text.stdout.contains("listed"), "{}", text.whole());
+    file(&gate, "")?;
+    running.finish()?.expect("open-read", EPERM)
+}
+
+fn parents(world: &World) -> Result<()> {
+    let events = world.events();
+    let shell = "/usr/bin/ambit-actor exec /usr/bin/ambit-actor nothing inner; exit 0";
+    world
+        .agent("chain")
+        .policy(&with_base(""))?
+        .run(&["/bin/sh", "-c", shell])?
+        .expect_code(0)?;
+    let event = events.wait("the inner launch", |event| {
+        event.agent() == "chain"
+            && event.class() == PROCESS
+            && event.verdict() == ALLOWED
+            && event.command_line().ends_with("nothing inner")
+    })?;
+    let mut chain = Vec::new();
+    let mut process = &event.0["actor"]["process"];
+    while process.is_object() {
+        chain.push(process["cmd_line"].as_str().unwrap_or_default().to_owned());
+        process = &process["parent_process"];
+    }
+    ensure!(
+        chain.iter().any(|line| line.starts_with("/bin/sh -c")),
+        "the chain does not reach the shell: {chain:?}"
+    );
+    Ok(())
+}
