@@ -1,5 +1,7 @@
 //! Demo.
-use std::process::ExitCode;
 use anyhow::Result;
+use std::process::ExitCode;
 /// Runs it.
-pub fn run() -> Result<ExitCode> { Ok(ExitCode::SUCCESS) }
+pub fn run() -> Result<ExitCode> {
+    Ok(ExitCode::SUCCESS)
+}

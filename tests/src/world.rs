@@ -48,11 +48,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            pins: PINS.to_owned(),
-            metrics: "127.0.0.1:9464".to_owned(),
-            more: String::new(),
-        }
+        Self { pins: PINS.to_owned(), metrics: "127.0.0.1:9464".to_owned(), more: String::new() }
     }
 }
 
@@ -74,12 +70,7 @@ impl World {
         let stage = Stage::get()?;
         stage.check_is_safe()?;
         let attach = stage.attach()?;
-        let mut world = Self {
-            stage,
-            attach,
-            settings,
-            daemon: None,
-        };
+        let mut world = Self { stage, attach, settings, daemon: None };
         world.clear();
         for folder in ["/ground/.log", "/etc/ambit/policy", "/var/log/ambit"] {
             make_folder(Path::new(folder))?;
@@ -99,10 +90,7 @@ impl World {
 
     /// A world with a daemon and agents that the configuration names.
     pub fn with_agents(tables: &str) -> Result<Self> {
-        Self::with_daemon(Settings {
-            more: tables.to_owned(),
-            ..Settings::default()
-        })
+        Self::with_daemon(Settings { more: tables.to_owned(), ..Settings::default() })
     }
 
     /// Writes the configuration, with `more` at its end.
@@ -392,9 +380,6 @@ pub fn listener(address: &str) -> Result<String> {
 pub fn agent_table(name: &str, cgroup: &str, mode: &str) -> String {
     let mut text = String::new();
     // Writing to a `String` cannot fail.
-    let _ = writeln!(
-        text,
-        "[[agent]]\nname = {name:?}\ncgroup = \"/{cgroup}\"\nmode = {mode:?}\n"
-    );
+    let _ = writeln!(text, "[[agent]]\nname = {name:?}\ncgroup = \"/{cgroup}\"\nmode = {mode:?}\n");
     text
 }

@@ -93,10 +93,7 @@ fn bpf(world: &World) -> Result<()> {
 fn less_power(world: &World) -> Result<()> {
     let script = "while read -r key value; do case $key in NoNewPrivs:|Groups:|Uid:) \
                   echo \"$key $value\";; esac; done </proc/self/status";
-    let output = world
-        .agent("lesser")
-        .policy(&with_base(""))?
-        .run(&["/bin/sh", "-c", script])?;
+    let output = world.agent("lesser").policy(&with_base(""))?.run(&["/bin/sh", "-c", script])?;
     for line in ["NoNewPrivs: 1", "Uid: 1000"] {
         ensure!(output.stdout.contains(line), "there is no `{line}`: {}", output.whole());
     }
@@ -105,15 +102,17 @@ fn less_power(world: &World) -> Result<()> {
 
 fn no_root(world: &World) -> Result<()> {
     let peer = listener("127.0.0.1:0")?;
-    let output = world
-        .agent("plain")
-        .policy(&with_base(""))?
-        .option("--user")
-        .option("0")
-        .run(&["/usr/bin/ambit-actor", "connect", "tcp", &peer]);
+    let output = world.agent("plain").policy(&with_base(""))?.option("--user").option("0").run(&[
+        "/usr/bin/ambit-actor",
+        "connect",
+        "tcp",
+        &peer,
+    ]);
     // `--user` twice is an error too; the last word has to be about root either way.
     let output = match output {
-        Ok(output) if output.stderr.contains("more than once") || output.stderr.contains("multiple") => {
+        Ok(output)
+            if output.stderr.contains("more than once") || output.stderr.contains("multiple") =>
+        {
             let mut command = std::process::Command::new("/usr/bin/ambit");
             command
                 .args(["run", "--agent", "plain", "--user", "0", "--policy"])
