@@ -29,11 +29,18 @@ impl Output {
     /// All of it, for messages of failed tests.
     #[must_use]
     pub fn whole(&self) -> String {
+        let cut = |text: &str| -> String {
+            let text = text.trim_end();
+            match text.char_indices().nth(2000) {
+                Some((at, _)) => format!("{} …", &text[..at]),
+                None => text.to_owned(),
+            }
+        };
         format!(
             "exit code {}\n  stdout: {}\n  stderr: {}",
             self.code,
-            self.stdout.trim_end(),
-            self.stderr.trim_end()
+            cut(&self.stdout),
+            cut(&self.stderr)
         )
     }
 
@@ -59,11 +66,7 @@ impl Output {
     /// Asserts the errno of a step.
     pub fn expect(&self, step: &str, errno: i64) -> Result<()> {
         let found = self.errno(step)?;
-        ensure!(
-            found == errno,
-            "`{step}` ended with errno {found}, not {errno}: {}",
-            self.whole()
-        );
+        ensure!(found == errno, "`{step}` ended with errno {found}, not {errno}: {}", self.whole());
         Ok(())
     }
 
@@ -106,13 +109,7 @@ impl AgentRun {
     /// A run of an agent with this name, as the agents' user.
     #[must_use]
     pub fn new(stage: &'static Stage, name: &str) -> Self {
-        Self {
-            stage,
-            name: name.to_owned(),
-            policy: None,
-            options: Vec::new(),
-            user: Some(USER),
-        }
+        Self { stage, name: name.to_owned(), policy: None, options: Vec::new(), user: Some(USER) }
     }
 
     /// With a policy of this text, in a file that no agent may write.
@@ -200,9 +197,7 @@ fn actor<'a>(steps: &[&'a str]) -> Vec<&'a str> {
 #[must_use]
 pub fn entering(cgroup: &Path, uid: u32, steps: &[&str]) -> Command {
     let mut command = Command::new("/bin/sh");
-    command
-        .args(["-c", "echo 0 >\"$0\" && exec \"$@\""])
-        .arg(cgroup.join("cgroup.procs"));
+    command.args(["-c", "echo 0 >\"$0\" && exec \"$@\""]).arg(cgroup.join("cgroup.procs"));
     if uid == 0 {
         command.arg(ACTOR);
     } else {
@@ -246,11 +241,7 @@ impl Running {
                 })
             })
             .collect();
-        Ok(Self {
-            child: Some(child),
-            readers,
-            limit,
-        })
+        Ok(Self { child: Some(child), readers, limit })
     }
 
     /// The pid of what was started.
@@ -286,22 +277,13 @@ impl Running {
         if status.is_none() {
             bail!("it did not end within {:?}", self.limit);
         }
-        let mut texts = self
-            .readers
-            .drain(..)
-            .map(|reader| reader.join().unwrap_or_default());
+        let mut texts = self.readers.drain(..).map(|reader| reader.join().unwrap_or_default());
         let stdout = texts.next().unwrap_or_default();
         let stderr = texts.next().unwrap_or_default();
         let code = status.map_or(255, |status| {
-            status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+            status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
         });
-        Ok(Output {
-            code,
-            stdout,
-            stderr,
-        })
+        Ok(Output { code, stdout, stderr })
     }
 }
 
@@ -318,7 +300,5 @@ impl Drop for Running {
 pub fn run_limited(command: &mut Command, limit: Duration) -> Result<Output> {
     let taken = std::mem::replace(command, Command::new("true"));
     let shown = format!("{taken:?}");
-    Running::start(taken, limit)?
-        .finish()
-        .with_context(|| format!("in {shown}"))
+    Running::start(taken, limit)?.finish().with_context(|| format!("in {shown}"))
 }

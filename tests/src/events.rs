@@ -161,21 +161,13 @@ impl Events {
     #[must_use]
     pub fn from_now(file: &Path, limit: Duration) -> Self {
         let from = fs::metadata(file).map_or(0, |data| data.len());
-        Self {
-            file: file.to_path_buf(),
-            from: usize::try_from(from).unwrap_or(usize::MAX),
-            limit,
-        }
+        Self { file: file.to_path_buf(), from: usize::try_from(from).unwrap_or(usize::MAX), limit }
     }
 
     /// A reader of the whole file.
     #[must_use]
     pub fn whole(file: &Path, limit: Duration) -> Self {
-        Self {
-            file: file.to_path_buf(),
-            from: 0,
-            limit,
-        }
+        Self { file: file.to_path_buf(), from: 0, limit }
     }
 
     /// What has been written so far. An error is a line that is not JSON.
@@ -203,7 +195,8 @@ impl Events {
                 return Ok(event.clone());
             }
             if Instant::now() > end {
-                let last: Vec<String> = seen.iter().rev().take(25).rev().map(Event::brief).collect();
+                let last: Vec<String> =
+                    seen.iter().rev().take(25).rev().map(Event::brief).collect();
                 bail!(
                     "no event came within {:?}: {what}\n  the last of {} that came:\n    {}",
                     self.limit,

@@ -73,12 +73,7 @@ impl Stage {
             make_folder(&top.join(part))?;
         }
         join(&top.join("suite"))?;
-        let stage = Self {
-            guest,
-            cgroup2,
-            top,
-            watchdog,
-        };
+        let stage = Self { guest, cgroup2, top, watchdog };
         if guest {
             stage.watchdog.owns_cgroup(&stage.cgroup2.join("ambit"))?;
         } else {
@@ -228,30 +223,16 @@ fn overlay_root() -> Result<()> {
     for folder in [&upper, &work, &root] {
         make_folder(folder)?;
     }
-    let options = format!(
-        "lowerdir=/,upperdir={},workdir={}",
-        upper.display(),
-        work.display()
-    );
-    mount(
-        Some("overlay"),
-        &root,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    )
-    .context("cannot mount an overlay over the root file system")?;
+    let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
+    mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .context("cannot mount an overlay over the root file system")?;
     for place in ["proc", "sys", "dev"] {
         let from = Path::new("/").join(place);
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
         mount(Some(&from), &root.join(place), NONE, flags, NONE)
             .with_context(|| format!("cannot bind /{place}"))?;
     }
-    for (place, options) in [
-        ("tmp", "mode=1777"),
-        ("run", "mode=755"),
-        ("var/log", "mode=755"),
-    ] {
+    for (place, options) in [("tmp", "mode=1777"), ("run", "mode=755"), ("var/log", "mode=755")] {
         make_folder(&root.join(place))?;
         tmpfs(&root.join(place), options)?;
     }
@@ -259,10 +240,8 @@ fn overlay_root() -> Result<()> {
     mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), Some("mode=700"))
         .context("cannot mount a bpffs")?;
     // Only read, to say what the kernel has; a kernel without them is no obstacle.
-    for (kind, place) in [
-        ("securityfs", "sys/kernel/security"),
-        ("tracefs", "sys/kernel/tracing"),
-    ] {
+    for (kind, place) in [("securityfs", "sys/kernel/security"), ("tracefs", "sys/kernel/tracing")]
+    {
         let _ = mount(Some(kind), &root.join(place), Some(kind), MsFlags::empty(), NONE);
     }
     let old = root.join("mnt");
@@ -289,12 +268,7 @@ fn loopback_up() -> Result<()> {
         flags: u16,
         rest: [u8; 22],
     }
-    let any = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let mut request = Request {
         name: [0; 16],
         flags: u16::try_from(nix::libc::IFF_UP | nix::libc::IFF_RUNNING)?,

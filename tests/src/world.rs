@@ -48,11 +48,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            pins: PINS.to_owned(),
-            metrics: "127.0.0.1:9464".to_owned(),
-            more: String::new(),
-        }
+        Self { pins: PINS.to_owned(), metrics: "127.0.0.1:9464".to_owned(), more: String::new() }
     }
 }
 
@@ -65,6 +61,8 @@ pub struct World {
     pub attach: PathBuf,
     settings: Settings,
     daemon: Option<Child>,
+    /// What lay among the version 1 cgroups before, and is not ours.
+    others: Vec<PathBuf>,
 }
 
 impl World {
@@ -74,12 +72,7 @@ impl World {
         let stage = Stage::get()?;
         stage.check_is_safe()?;
         let attach = stage.attach()?;
-        let mut world = Self {
-            stage,
-            attach,
-            settings,
-            daemon: None,
-        };
+        let mut world = Self { stage, attach, settings, daemon: None, others: pids_v1_children() };
         world.clear();
         for folder in ["/ground/.log", "/etc/ambit/policy", "/var/log/ambit"] {
             make_folder(Path::new(folder))?;
@@ -99,10 +92,7 @@ impl World {
 
     /// A world with a daemon and agents that the configuration names.
     pub fn with_agents(tables: &str) -> Result<Self> {
-        Self::with_daemon(Settings {
-            more: tables.to_owned(),
-            ..Settings::default()
-        })
+        Self::with_daemon(Settings { more: tables.to_owned(), ..Settings::default() })
     }
 
     /// Writes the configuration, with `more` at its end.
@@ -314,6 +304,12 @@ impl World {
             }
         }
         let _ = self.stage.sweep();
+        for folder in pids_v1_children() {
+            if !self.others.contains(&folder) {
+                // Only an empty one goes: its processes were ended above.
+                let _ = fs::remove_dir(folder);
+            }
+        }
         for folder in [PINS, RUN, "/etc/ambit", "/var/log/ambit", GROUND] {
             remove_tree(Path::new(folder));
         }
@@ -324,6 +320,21 @@ impl Drop for World {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// The cgroups that Ambit has made in version 1's pids hierarchy.
+#[must_use]
+pub fn pids_v1_children() -> Vec<PathBuf> {
+    let Some(pids) = crate::stage::pids_v1() else {
+        return Vec::new();
+    };
+    fs::read_dir(pids.join("ambit"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
 }
 
 /// One kind of action in what `ambit doctor --json` says.
@@ -392,9 +403,6 @@ pub fn listener(address: &str) -> Result<String> {
 pub fn agent_table(name: &str, cgroup: &str, mode: &str) -> String {
     let mut text = String::new();
     // Writing to a `String` cannot fail.
-    let _ = writeln!(
-        text,
-        "[[agent]]\nname = {name:?}\ncgroup = \"/{cgroup}\"\nmode = {mode:?}\n"
-    );
+    let _ = writeln!(text, "[[agent]]\nname = {name:?}\ncgroup = \"/{cgroup}\"\nmode = {mode:?}\n");
     text
 }

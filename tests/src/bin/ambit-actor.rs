@@ -73,7 +73,7 @@ impl Actor {
 
     fn step(&mut self, words: &[&str]) -> Result<Value> {
         match *words {
-            [] | ["nothing"] => {}
+            [] | ["nothing", ..] => {}
             ["open-read", path] => drop(options(false).read(true).open(path)?),
             ["open-write", path] => drop(options(false).write(true).open(path)?),
             ["truncate", path] => drop(options(false).write(true).truncate(true).open(path)?),
@@ -132,7 +132,9 @@ impl Actor {
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
-            ["spawn", count, program, ref args @ ..] => return spawn(count.parse()?, program, args),
+            ["spawn", count, program, ref args @ ..] => {
+                return spawn(count.parse()?, program, args);
+            }
             ["burst", count, path] => {
                 let count: u32 = count.parse()?;
                 for _ in 0..count {
@@ -230,9 +232,8 @@ enum Address {
 
 impl Address {
     fn new(text: &str) -> Result<Self> {
-        let address: SocketAddr = text
-            .parse()
-            .with_context(|| format!("`{text}` is no address with a port"))?;
+        let address: SocketAddr =
+            text.parse().with_context(|| format!("`{text}` is no address with a port"))?;
         Ok(match address {
             SocketAddr::V4(address) => Self::V4(address.into()),
             SocketAddr::V6(address) => Self::V6(address.into()),
@@ -285,10 +286,8 @@ fn exec(program: &str, args: &[&str]) -> Result<Value> {
 }
 
 fn execute(program: &str, args: &[&str]) -> Errno {
-    let words: Result<Vec<CString>, _> = std::iter::once(program)
-        .chain(args.iter().copied())
-        .map(CString::new)
-        .collect();
+    let words: Result<Vec<CString>, _> =
+        std::iter::once(program).chain(args.iter().copied()).map(CString::new).collect();
     let Ok(words) = words else {
         return Errno::EINVAL;
     };

@@ -32,9 +32,8 @@ fn suite(mut words: Vec<String>) -> Result<ExitCode> {
     words.retain(|word| word != "--subset");
     let subset = words.len() != before;
     // Several filter words: a test is wanted if any of them is in its name.
-    let (filters, options): (Vec<String>, Vec<String>) = words
-        .drain(1..)
-        .partition(|word| !word.starts_with('-'));
+    let (filters, options): (Vec<String>, Vec<String>) =
+        words.drain(1..).partition(|word| !word.starts_with('-'));
     let mut arguments = Arguments::from_iter(words.into_iter().chain(options));
     // Worlds share the machine's one kernel, so they come one after the other.
     arguments.test_threads = Some(1);
@@ -44,9 +43,8 @@ fn suite(mut words: Vec<String>) -> Result<ExitCode> {
                 .iter()
                 .any(|word| if arguments.exact { name == word } else { name.contains(word) })
     };
-    let chosen = cases::all()
-        .into_iter()
-        .filter(|case| (!subset || case.subset) && wanted(&case.name));
+    let chosen =
+        cases::all().into_iter().filter(|case| (!subset || case.subset) && wanted(&case.name));
     let trials = chosen
         .map(|case| {
             let (limit, run) = (case.limit, case.run);

@@ -142,23 +142,14 @@ const fn deed(
     subset: bool,
     prepare: fn(&str) -> Result<Prepared>,
 ) -> Deed {
-    Deed {
-        name,
-        action,
-        class,
-        subset,
-        prepare,
-    }
+    Deed { name, action, class, subset, prepare }
 }
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for deed in DEEDS {
         for (promise, test) in [
-            (
-                "allows_permitted",
-                allows as fn(&Deed, &World) -> Result<()>,
-            ),
+            ("allows_permitted", allows as fn(&Deed, &World) -> Result<()>),
             ("denies_forbidden", denies),
             ("audit_mode_lets_go_and_tells_forbidden", observes),
             ("leaves_bystanders_alone_in", leaves_bystanders),
@@ -191,9 +182,7 @@ fn allows(deed: &Deed, world: &World) -> Result<()> {
         "the event says otherwise: {}",
         event.brief()
     );
-    world.wait("the metric counts it", || {
-        Ok(count(world, &name, deed.action, "allowed")? > before)
-    })
+    world.wait("the metric counts it", || Ok(count(world, &name, deed.action, "allowed")? > before))
 }
 
 fn denies(deed: &Deed, world: &World) -> Result<()> {
@@ -219,10 +208,9 @@ fn denies(deed: &Deed, world: &World) -> Result<()> {
     world.wait("the metric counts it", || {
         Ok(count(world, &name, deed.action, "denied")? > before)
     })?;
-    let allowed = events
-        .so_far()?
-        .into_iter()
-        .find(|event| event.agent() == name && event.verdict() == ALLOWED && prepared.is_told_by(event));
+    let allowed = events.so_far()?.into_iter().find(|event| {
+        event.agent() == name && event.verdict() == ALLOWED && prepared.is_told_by(event)
+    });
     ensure!(
         allowed.is_none(),
         "it is told as allowed too: {}",
@@ -237,11 +225,7 @@ fn observes(deed: &Deed, world: &World) -> Result<()> {
     let policy = with_base(&prepared.policy("refused", "forbid", deed.action));
     let events = world.events();
     let before = count(world, &name, deed.action, "audit")?;
-    let output = world
-        .agent(&name)
-        .policy(&policy)?
-        .option("--audit")
-        .act(&prepared.words())?;
+    let output = world.agent(&name).policy(&policy)?.option("--audit").act(&prepared.words())?;
     output.expect(prepared.words()[0], 0)?;
     let event = events.wait("that it would have been denied", |event| {
         event.agent() == name && event.verdict() == OBSERVED && prepared.is_told_by(event)
@@ -251,9 +235,7 @@ fn observes(deed: &Deed, world: &World) -> Result<()> {
         "the event says otherwise: {}",
         event.brief()
     );
-    world.wait("the metric counts it", || {
-        Ok(count(world, &name, deed.action, "audit")? > before)
-    })
+    world.wait("the metric counts it", || Ok(count(world, &name, deed.action, "audit")? > before))
 }
 
 fn leaves_bystanders(deed: &Deed, world: &World) -> Result<()> {
@@ -297,8 +279,25 @@ fn default_deny(world: &World) -> Result<()> {
     let peer = listener("127.0.0.1:0")?;
     let events = world.events();
     let output = world.agent(name).policy(&with_base(""))?.act(&[
-        "open-read", &path, "then", "open-write", &path, "then", "exec", &path, "then", "connect",
-        "tcp", &peer, "then", "send", "udp", "127.0.0.1:5305", "then", "bind", "tcp",
+        "open-read",
+        &path,
+        "then",
+        "open-write",
+        &path,
+        "then",
+        "exec",
+        &path,
+        "then",
+        "connect",
+        "tcp",
+        &peer,
+        "then",
+        "send",
+        "udp",
+        "127.0.0.1:5305",
+        "then",
+        "bind",
+        "tcp",
         "127.0.0.1:5306",
     ])?;
     for step in ["open-read", "open-write", "connect", "send", "bind"] {
@@ -332,10 +331,7 @@ fn forbid_wins(world: &World) -> Result<()> {
     {
         let name = format!("order-{at}");
         let events = world.events();
-        let output = world
-            .agent(&name)
-            .policy(&with_base(text))?
-            .act(&["open-read", &path])?;
+        let output = world.agent(&name).policy(&with_base(text))?.act(&["open-read", &path])?;
         output.expect("open-read", EPERM)?;
         let event = events.wait("the denial", |event| {
             event.agent() == name && event.path() == path && event.verdict() == DENIED
@@ -347,8 +343,5 @@ fn forbid_wins(world: &World) -> Result<()> {
 
 fn count(world: &World, agent: &str, action: &str, verdict: &str) -> Result<f64> {
     let labels = [("agent", agent), ("action", action), ("verdict", verdict)];
-    Ok(world
-        .metrics()?
-        .value("ambit_actions_total", &labels)
-        .unwrap_or(0.0))
+    Ok(world.metrics()?.value("ambit_actions_total", &labels).unwrap_or(0.0))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Case, case, fresh, shared};
 use crate::actor::{Output, run_limited};
@@ -54,10 +54,11 @@ fn exit_codes(world: &World) -> Result<()> {
 }
 
 fn streams(world: &World) -> Result<()> {
-    let output = world
-        .agent("streams")
-        .policy(&with_base(""))?
-        .run(&["/bin/sh", "-c", "echo to-out; echo to-err >&2"])?;
+    let output = world.agent("streams").policy(&with_base(""))?.run(&[
+        "/bin/sh",
+        "-c",
+        "echo to-out; echo to-err >&2",
+    ])?;
     output.expect_code(0)?;
     ensure!(output.stdout.trim_end() == "to-out", "{}", output.whole());
     ensure!(output.stderr.contains("to-err"), "{}", output.whole());
@@ -100,10 +101,7 @@ fn policy_file(name: &str, text: &str) -> Result<String> {
 
 /// That a run with this policy is refused before anything runs.
 fn refused(world: &World, name: &str, path: &str, words: &[&str]) -> Result<()> {
-    let output = world
-        .agent(name)
-        .policy_file(Path::new(path))
-        .run(&[ACTOR, "nothing"])?;
+    let output = world.agent(name).policy_file(Path::new(path)).run(&[ACTOR, "nothing"])?;
     output.expect_refusal(words)?;
     ensure!(output.steps().is_empty(), "the agent ran all the same: {}", output.whole());
     undisturbed(world)
@@ -142,13 +140,15 @@ fn syntax_error(world: &World) -> Result<()> {
 }
 
 fn unknown_action(world: &World) -> Result<()> {
-    let text = "@id(\"x\") permit (principal, action == Action::\"wriet\", resource in Dir::\"/x\");\n";
+    let text =
+        "@id(\"x\") permit (principal, action == Action::\"wriet\", resource in Dir::\"/x\");\n";
     let path = policy_file("unknown", text)?;
     refused(world, "unknown", &path, &["wriet", "did you mean", "write", "unknown.cedar:1:"])
 }
 
 fn relative_path(world: &World) -> Result<()> {
-    let text = "@id(\"x\") permit (principal, action == Action::\"read\", resource in Dir::\"src\");\n";
+    let text =
+        "@id(\"x\") permit (principal, action == Action::\"read\", resource in Dir::\"src\");\n";
     let path = policy_file("relative", text)?;
     refused(world, "relative", &path, &["src", "absolute", "relative.cedar:1:"])
 }
@@ -156,8 +156,8 @@ fn relative_path(world: &World) -> Result<()> {
 fn bad_names(world: &World) -> Result<()> {
     let path = policy_file("names", &with_base(""))?;
     let long = "n".repeat(64);
-    for name in ["", "a/b", "a b", "..", "ä", &long] {
-        refused(world, name, &path, &["name"])?;
+    for name in ["", "a/b", "a b", "a:b", "ä", &long] {
+        refused(world, name, &path, &["name"]).with_context(|| format!("the name {name:?}"))?;
     }
     Ok(())
 }
@@ -187,10 +187,7 @@ fn check_and_schema(world: &World) -> Result<()> {
 }
 
 fn bad_config(more: &str, words: &[&str]) -> Result<()> {
-    let settings = Settings {
-        more: more.to_owned(),
-        ..Settings::default()
-    };
+    let settings = Settings { more: more.to_owned(), ..Settings::default() };
     let mut words = words.to_vec();
     words.push("ambit.toml");
     fresh(settings, move |world| daemon_refuses(world, &words))
@@ -211,19 +208,13 @@ fn daemon_refuses(world: &World, words: &[&str]) -> Result<()> {
 
 fn taken_port() -> Result<()> {
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let settings = Settings {
-        metrics: taken.local_addr()?.to_string(),
-        ..Settings::default()
-    };
+    let settings = Settings { metrics: taken.local_addr()?.to_string(), ..Settings::default() };
     let port = taken.local_addr()?.port().to_string();
     fresh(settings, |world| daemon_refuses(world, &[&port, "metrics"]))
 }
 
 fn no_bpffs() -> Result<()> {
-    let settings = Settings {
-        pins: "/tmp/no-bpffs/ambit".to_owned(),
-        ..Settings::default()
-    };
+    let settings = Settings { pins: "/tmp/no-bpffs/ambit".to_owned(), ..Settings::default() };
     let result = fresh(settings, |world| {
         fs::create_dir_all("/tmp/no-bpffs")?;
         fs::set_permissions("/tmp/no-bpffs", fs::Permissions::from_mode(0o700))?;

@@ -45,7 +45,14 @@ fn components(world: &World) -> Result<()> {
     let app = base.join("app").display().to_string();
     let policy = with_base(&on_path("app", "permit", "read", "Dir", &app));
     let output = world.agent("components").policy(&policy)?.act(&[
-        "open-read", &inside, "then", "open-read", &beside, "then", "open-read", &same,
+        "open-read",
+        &inside,
+        "then",
+        "open-read",
+        &beside,
+        "then",
+        "open-read",
+        &same,
     ])?;
     output.expect(&format!("open-read {inside}"), 0)?;
     output.expect(&format!("open-read {beside}"), EPERM)?;
@@ -57,7 +64,15 @@ fn symlink(world: &World) -> Result<()> {
     let link = format!("{folder}/open/link");
     let events = world.events();
     let output = world.agent("symlink").policy(&policy)?.act(&[
-        "symlink", &secret, &link, "then", "open-read", &link, "then", "open-write", &link,
+        "symlink",
+        &secret,
+        &link,
+        "then",
+        "open-read",
+        &link,
+        "then",
+        "open-write",
+        &link,
     ])?;
     output.expect("symlink", 0)?;
     output.expect("open-read", EPERM)?;
@@ -90,23 +105,15 @@ fn spellings(world: &World) -> Result<()> {
     }
     let denials = || -> Result<usize> {
         let seen = events.so_far()?;
-        Ok(seen
-            .iter()
-            .filter(|event| event.verdict() == DENIED && event.path() == secret)
-            .count())
+        Ok(seen.iter().filter(|event| event.verdict() == DENIED && event.path() == secret).count())
     };
-    world.wait("each denial is told, under the one true name", || {
-        Ok(denials()? == spelled.len())
-    })
+    world.wait("each denial is told, under the one true name", || Ok(denials()? == spelled.len()))
 }
 
 fn through_proc(world: &World) -> Result<()> {
     let (_, secret, policy) = with_secret("through-proc")?;
     let path = format!("/proc/self/root{secret}");
-    let output = world
-        .agent("through-proc")
-        .policy(&policy)?
-        .act(&["open-read", &path])?;
+    let output = world.agent("through-proc").policy(&policy)?.act(&["open-read", &path])?;
     output.expect("open-read", EPERM)?;
     world.bystander(&["open-read", &path])?.expect("open-read", 0)
 }
@@ -157,9 +164,8 @@ fn told_once(world: &World) -> Result<()> {
         }
         let path = path.display().to_string();
         let done = file(&base.join("done"), "")?;
-        let policy = with_base(&on_path(
-            "all", "permit", "read", "Dir", &base.display().to_string(),
-        ));
+        let policy =
+            with_base(&on_path("all", "permit", "read", "Dir", &base.display().to_string()));
         let events = world.events();
         world
             .agent("overlay")
@@ -201,10 +207,13 @@ fn long_paths(world: &World) -> Result<()> {
     let deep = file(&deep.join("file"), "text")?;
     let folder = base.display().to_string();
     let permit = with_base(&on_path("all", "permit", "read", "Dir", &folder));
-    let output = world
-        .agent("long-permit")
-        .policy(&permit)?
-        .act(&["open-read", &flat, "then", "open-read", &deep])?;
+    let output = world.agent("long-permit").policy(&permit)?.act(&[
+        "open-read",
+        &flat,
+        "then",
+        "open-read",
+        &deep,
+    ])?;
     output.expect(&format!("open-read {flat}"), 0)?;
     output.expect(&format!("open-read {deep}"), 0)?;
     let forbid = with_base(
@@ -213,10 +222,13 @@ fn long_paths(world: &World) -> Result<()> {
             + &on_path("deep", "forbid", "read", "File", &deep)),
     );
     let events = world.events();
-    let output = world
-        .agent("long-forbid")
-        .policy(&forbid)?
-        .act(&["open-read", &flat, "then", "open-read", &deep])?;
+    let output = world.agent("long-forbid").policy(&forbid)?.act(&[
+        "open-read",
+        &flat,
+        "then",
+        "open-read",
+        &deep,
+    ])?;
     output.expect(&format!("open-read {flat}"), EPERM)?;
     output.expect(&format!("open-read {deep}"), EPERM)?;
     for (path, id) in [(&flat, "flat"), (&deep, "deep")] {
@@ -252,7 +264,12 @@ fn burst(world: &World) -> Result<()> {
     let (folder, secret, policy) = with_secret("burst")?;
     let open = format!("{folder}/open/file");
     let output = world.agent("burst").policy(&policy)?.act(&[
-        "burst", "20000", &open, "then", "open-read", &secret,
+        "burst",
+        "20000",
+        &open,
+        "then",
+        "open-read",
+        &secret,
     ])?;
     output.expect("burst", 0)?;
     output.expect("open-read", EPERM)

@@ -50,9 +50,7 @@ fn secret(name: &str) -> Result<Secret> {
 impl Secret {
     /// The forbidden steps, to be put at the end.
     fn steps(&self) -> Vec<&str> {
-        vec![
-            "then", "open-read", &self.path, "then", "connect", "tcp", &self.peer,
-        ]
+        vec!["then", "open-read", &self.path, "then", "connect", "tcp", &self.peer]
     }
 
     fn is_denied(&self, world: &World, name: &str, output: &Output) -> Result<()> {
@@ -82,11 +80,7 @@ fn fork_and_threads(world: &World) -> Result<()> {
 fn double_fork(world: &World) -> Result<()> {
     let secret = secret("daemonised")?;
     let output = world.agent("daemonised").policy(&secret.policy)?.act(
-        &[
-            &["nothing", "then", "doublefork", "then", "setsid"],
-            secret.steps().as_slice(),
-        ]
-        .concat(),
+        &[&["nothing", "then", "doublefork", "then", "setsid"], secret.steps().as_slice()].concat(),
     )?;
     output.expect("setsid", 0)?;
     secret.is_denied(world, "daemonised", &output)
@@ -99,11 +93,8 @@ fn moved(world: &World) -> Result<()> {
     let procs = elsewhere.join("cgroup.procs").display().to_string();
     // Its own move, then a fork, so that the child is born where no agent is.
     let output = world.agent("moved").policy(&secret.policy)?.as_root().act(
-        &[
-            &["join", procs.as_str(), "then", "fork", "then", "setsid"],
-            secret.steps().as_slice(),
-        ]
-        .concat(),
+        &[&["join", procs.as_str(), "then", "fork", "then", "setsid"], secret.steps().as_slice()]
+            .concat(),
     )?;
     output.expect("join", 0)?;
     secret.is_denied(world, "moved", &output)
@@ -120,9 +111,11 @@ fn moved_outside(world: &World) -> Result<()> {
     };
     let sees_sockets = sees_sockets || world.enforced_by("connect")?.contains("lsm");
     let procs = place.join("cgroup.procs").display().to_string();
-    let output = world.agent("outside").policy(&secret.policy)?.as_root().act(
-        &[&["join", procs.as_str()], secret.steps().as_slice()].concat(),
-    )?;
+    let output = world
+        .agent("outside")
+        .policy(&secret.policy)?
+        .as_root()
+        .act(&[&["join", procs.as_str()], secret.steps().as_slice()].concat())?;
     output.expect("join", 0)?;
     output.expect("open-read", EPERM)?;
     output.expect("connect", if sees_sockets { EPERM } else { 0 })
@@ -133,7 +126,14 @@ fn held_socket(world: &World) -> Result<()> {
     let place = world.stage.outside().unwrap_or_else(|| world.attach.clone());
     let procs = place.join("cgroup.procs").display().to_string();
     let output = world.agent("held").policy(&secret.policy)?.as_root().act(&[
-        "socket", "tcp", &secret.peer, "then", "join", &procs, "then", "connect-held",
+        "socket",
+        "tcp",
+        &secret.peer,
+        "then",
+        "join",
+        &procs,
+        "then",
+        "connect-held",
         &secret.peer,
     ])?;
     output.expect("join", 0)?;
@@ -147,14 +147,19 @@ fn chroot(world: &World) -> Result<()> {
     let open = base.join("open");
     let jail = base.join("jail");
     file(&open.join("file"), "text")?;
-    let forged = file(&jail.join(format!("{}/file", open.display()).trim_start_matches('/')), "hidden")?;
-    let policy = with_base(&on_path(
-        "open", "permit", "read", "Dir", &open.display().to_string(),
-    ));
+    let forged =
+        file(&jail.join(format!("{}/file", open.display()).trim_start_matches('/')), "hidden")?;
+    let policy = with_base(&on_path("open", "permit", "read", "Dir", &open.display().to_string()));
     let name = format!("{}/file", open.display());
     let events = world.events();
     let output = world.agent("forge").policy(&policy)?.as_root().act(&[
-        "open-read", &name, "then", "chroot", &jail.display().to_string(), "then", "open-read",
+        "open-read",
+        &name,
+        "then",
+        "chroot",
+        &jail.display().to_string(),
+        "then",
+        "open-read",
         &name,
     ])?;
     let answers: Vec<i64> = output
@@ -182,8 +187,22 @@ fn opposite(world: &World) -> Result<()> {
     let right = file(&right, "text")?;
     let gate = base.join("go").display().to_string();
     let steps = [
-        "await", &gate, "then", "open-read", &left, "then", "open-read", &right, "then", "burst",
-        "500", &left, "then", "burst", "500", &right,
+        "await",
+        &gate,
+        "then",
+        "open-read",
+        &left,
+        "then",
+        "open-read",
+        &right,
+        "then",
+        "burst",
+        "500",
+        &left,
+        "then",
+        "burst",
+        "500",
+        &right,
     ];
     let mut running = Vec::new();
     for (name, own, other) in [("left", &left, &right), ("right", &right, &left)] {
@@ -242,9 +261,7 @@ fn configured_cgroup() -> Result<()> {
 
 fn stop_ends_the_tree(world: &World) -> Result<()> {
     let base = ground("tree")?;
-    let policy = with_base(&on_path(
-        "all", "permit", "read", "Dir", &base.display().to_string(),
-    ));
+    let policy = with_base(&on_path("all", "permit", "read", "Dir", &base.display().to_string()));
     let never = base.join("never").display().to_string();
     // A child that left the session, and one that waits in the foreground.
     let shell = format!(
@@ -252,18 +269,15 @@ fn stop_ends_the_tree(world: &World) -> Result<()> {
          /usr/bin/ambit-actor await {never}"
     );
     let command = world.agent("tree").policy(&policy)?.command(&["/bin/sh", "-c", &shell]);
-    let running = crate::actor::Running::start(command, world.stage.patience(Duration::from_secs(30)))?;
+    let running =
+        crate::actor::Running::start(command, world.stage.patience(Duration::from_secs(30)))?;
     let agents = world.attach.join(world.stage.agents());
-    world.wait("the tree stands", || {
-        Ok(crate::watchdog::pids_beneath(&agents).len() >= 4)
-    })?;
+    world.wait("the tree stands", || Ok(crate::watchdog::pids_beneath(&agents).len() >= 4))?;
     let started = Instant::now();
     world.ambit(&["stop", "tree"])?.expect_code(0)?;
     let output = running.finish()?;
     ensure!(output.code != 0, "a stopped agent looks like one that ended well: {}", output.whole());
-    world.wait("the tree is gone", || {
-        Ok(crate::watchdog::pids_beneath(&agents).is_empty())
-    })?;
+    world.wait("the tree is gone", || Ok(crate::watchdog::pids_beneath(&agents).is_empty()))?;
     ensure!(
         started.elapsed() < world.stage.patience(Duration::from_secs(15)),
         "it took {:?}",
@@ -277,10 +291,13 @@ fn listed(world: &World) -> Result<()> {
     let path = file(&base.join("file"), "text")?;
     let gate = base.join("go");
     let policy = with_base("");
-    let running = world
-        .agent("listed")
-        .policy(&policy)?
-        .start(&["open-read", &path, "then", "await", &gate.display().to_string()])?;
+    let running = world.agent("listed").policy(&policy)?.start(&[
+        "open-read",
+        &path,
+        "then",
+        "await",
+        &gate.display().to_string(),
+    ])?;
     let mut last = String::new();
     let result = world.wait("`ambit agents --json` lists it with a denial", || {
         let output = world.ambit(&["agents", "--json"])?;
@@ -304,11 +321,7 @@ fn listed(world: &World) -> Result<()> {
 fn parents(world: &World) -> Result<()> {
     let events = world.events();
     let shell = "/usr/bin/ambit-actor exec /usr/bin/ambit-actor nothing inner; exit 0";
-    world
-        .agent("chain")
-        .policy(&with_base(""))?
-        .run(&["/bin/sh", "-c", shell])?
-        .expect_code(0)?;
+    world.agent("chain").policy(&with_base(""))?.run(&["/bin/sh", "-c", shell])?.expect_code(0)?;
     let event = events.wait("the inner launch", |event| {
         event.agent() == "chain"
             && event.class() == PROCESS

@@ -46,13 +46,32 @@ fn killed() -> Result<()> {
         );
         let lsm = world.has_lsm()?;
         let agent = world.agent("orphan").policy(&policy)?.start(&[
-            "open-read", &path, "then", "await", &dead, "then", "list", "/ground/killed", "then",
-            "connect", "tcp", &peer, "then", "await", &back, "then", "open-read", &after, "then",
-            "send", "udp", &peer,
+            "open-read",
+            &path,
+            "then",
+            "await",
+            &dead,
+            "then",
+            "list",
+            "/ground/killed",
+            "then",
+            "connect",
+            "tcp",
+            &peer,
+            "then",
+            "await",
+            &back,
+            "then",
+            "open-read",
+            &after,
+            "then",
+            "send",
+            "udp",
+            &peer,
         ])?;
-        world.all_events().wait("the first denial", |event| {
-            event.path() == path && event.verdict() == DENIED
-        })?;
+        world
+            .all_events()
+            .wait("the first denial", |event| event.path() == path && event.verdict() == DENIED)?;
         world.kill()?;
         ensure!(pins() > 0, "nothing is pinned");
         file(&gates[0], "")?;
@@ -69,8 +88,11 @@ fn killed() -> Result<()> {
         output.expect("send", EPERM)?;
         let events = world.all_events();
         events.wait("the connect that was denied in between", |event| {
-            event.agent() == "orphan" && event.peer() == peer && event.protocol() == "tcp"
-                && event.verdict() == DENIED && event.policy() == "site"
+            event.agent() == "orphan"
+                && event.peer() == peer
+                && event.protocol() == "tcp"
+                && event.verdict() == DENIED
+                && event.policy() == "site"
         })?;
         events.wait("the denial after the return", |event| {
             event.agent() == "orphan" && event.path() == after && event.verdict() == DENIED
@@ -103,13 +125,14 @@ fn detach() -> Result<()> {
         let base = ground("detached")?;
         let path = file(&base.join("file"), "text")?;
         let never = base.join("never").display().to_string();
-        let agent = world
-            .agent("detached")
-            .policy(&with_base(""))?
-            .start(&["open-read", &path, "then", "await", &never])?;
-        world
-            .all_events()
-            .wait("the denial", |event| event.path() == path)?;
+        let agent = world.agent("detached").policy(&with_base(""))?.start(&[
+            "open-read",
+            &path,
+            "then",
+            "await",
+            &never,
+        ])?;
+        world.all_events().wait("the denial", |event| event.path() == path)?;
         let output = world.ambit(&["detach", "--all"])?;
         output.expect_code(0)?;
         ensure!(!Path::new(PINS).exists() || pins() == 0, "pins are left");
@@ -134,14 +157,9 @@ fn engine_runs() -> bool {
 fn on_demand() -> Result<()> {
     fresh(Settings::default(), |world| {
         let path = file(&ground("alone")?.join("file"), "text")?;
-        let output = world
-            .agent("alone")
-            .policy(&with_base(""))?
-            .act(&["open-read", &path])?;
+        let output = world.agent("alone").policy(&with_base(""))?.act(&["open-read", &path])?;
         output.expect("open-read", EPERM)?;
-        world
-            .all_events()
-            .wait("the denial, in the default file", |event| event.path() == path)?;
+        world.all_events().wait("the denial, in the default file", |event| event.path() == path)?;
         world.wait("the engine has ended", || Ok(!engine_runs()))?;
         world.wait("its pins are gone", || Ok(pins() == 0))
     })
@@ -153,11 +171,15 @@ fn joined() -> Result<()> {
         let path = file(&base.join("file"), "text")?;
         let gate = base.join("go");
         let first = world.agent("first").policy(&with_base(""))?.start(&[
-            "nothing", "then", "await", &gate.display().to_string(), "then", "open-read", &path,
+            "nothing",
+            "then",
+            "await",
+            &gate.display().to_string(),
+            "then",
+            "open-read",
+            &path,
         ])?;
-        world
-            .all_events()
-            .wait("the first agent", |event| event.agent() == "first")?;
+        world.all_events().wait("the first agent", |event| event.agent() == "first")?;
         let permit = with_base(&on_path("own", "permit", "read", "File", &path));
         world
             .agent("second")
@@ -184,6 +206,6 @@ fn refused_engine() -> Result<()> {
         let limit = world.stage.patience(Duration::from_secs(20));
         let mut command = std::process::Command::new("/usr/bin/ambit");
         command.args(["stop", "refused"]);
-        run_limited(&mut command, limit)?.expect_refusal(&["refused"])
+        run_limited(&mut command, limit)?.expect_refusal(&["no ambitd runs"])
     })
 }

@@ -35,12 +35,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub const START: Duration = Duration::from_secs(60);
 
 fn case(name: &str, run: impl FnOnce() -> Result<()> + Send + 'static) -> Case {
-    Case {
-        name: name.to_owned(),
-        subset: false,
-        limit: LIMIT,
-        run: Box::new(run),
-    }
+    Case { name: name.to_owned(), subset: false, limit: LIMIT, run: Box::new(run) }
 }
 
 impl Case {
@@ -118,9 +113,5 @@ pub fn backend() -> Result<String> {
         backend = world.enforced_by("read")?;
         Ok(())
     })?;
-    Ok(if backend.contains("lsm") {
-        "lsm".to_owned()
-    } else {
-        backend
-    })
+    Ok(if backend.contains("lsm") { "lsm".to_owned() } else { backend })
 }

@@ -24,10 +24,8 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// A daemon with one configured agent, a file, and a policy that permits to read it.
 fn with_cell(test: impl FnOnce(&mut World, &str) -> Result<()>) -> Result<()> {
-    let settings = Settings {
-        more: agent_table("cell", "cell-reload", "enforce"),
-        ..Settings::default()
-    };
+    let settings =
+        Settings { more: agent_table("cell", "cell-reload", "enforce"), ..Settings::default() };
     fresh(settings, |world| {
         let path = file(&ground("reload")?.join("file"), "text")?;
         world.policy("base", &with_base(""))?;
@@ -50,16 +48,11 @@ fn generation(world: &World) -> Result<f64> {
 }
 
 fn errors(world: &World) -> Result<f64> {
-    Ok(world
-        .metrics()?
-        .value("ambit_policy_load_errors_total", &[])
-        .unwrap_or(0.0))
+    Ok(world.metrics()?.value("ambit_policy_load_errors_total", &[]).unwrap_or(0.0))
 }
 
 fn forbid(world: &World, path: &str) -> Result<()> {
-    world
-        .policy("own", &on_path("own", "forbid", "read", "File", path))
-        .map(drop)
+    world.policy("own", &on_path("own", "forbid", "read", "File", path)).map(drop)
 }
 
 fn by_signal(world: &mut World, path: &str) -> Result<()> {

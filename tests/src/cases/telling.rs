@@ -30,10 +30,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn two_thousand(world: &World) -> Result<()> {
     let count = 2000;
     let events = world.events();
-    let lost = world
-        .metrics()?
-        .value("ambit_events_lost_total", &[])
-        .unwrap_or(0.0);
+    let lost = world.metrics()?.value("ambit_events_lost_total", &[]).unwrap_or(0.0);
     let output = world.agent("busy").policy(&with_base(""))?.act(&[
         "spawn",
         &count.to_string(),
@@ -64,10 +61,7 @@ fn two_thousand(world: &World) -> Result<()> {
     })?;
     let gaps = events.so_far()?.iter().filter(|event| event.class() == LOG).count();
     ensure!(gaps == 0, "{gaps} gaps were told");
-    let now = world
-        .metrics()?
-        .value("ambit_events_lost_total", &[])
-        .unwrap_or(0.0);
+    let now = world.metrics()?.value("ambit_events_lost_total", &[]).unwrap_or(0.0);
     ensure!((now - lost).abs() < 0.5, "{} events were lost", now - lost);
     Ok(())
 }
@@ -85,7 +79,15 @@ fn redaction(world: &World) -> Result<()> {
     let url = format!("https://me:{in_url}@example.org/");
     let header = format!("Authorization: Bearer {token}");
     world.agent("talker").policy(&with_base(""))?.act(&[
-        "exec", ACTOR, "nothing", "-H", &header, key, &password, &url, "end-of-line",
+        "exec",
+        ACTOR,
+        "nothing",
+        "-H",
+        &header,
+        key,
+        &password,
+        &url,
+        "end-of-line",
     ])?;
     events.wait("the launch", |event| {
         event.agent() == "talker" && event.command_line().ends_with("end-of-line")
@@ -161,7 +163,7 @@ fn suggestions(world: &World) -> Result<()> {
         .with_context(|| format!("no line would permit {path}: {}", output.whole()))?;
     let line = line.trim().to_owned();
     // What it proposes is policy, and enough.
-    let second = world.agent("learned").policy(&with_base(&line))?.act(&["open-read", &path])?;
+    let second = world.agent("learner").policy(&with_base(&line))?.act(&["open-read", &path])?;
     second.expect("open-read", 0)
 }
 
