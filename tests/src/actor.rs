@@ -185,7 +185,7 @@ impl AgentRun {
     }
 
     fn patience(&self) -> Duration {
-        self.stage.patience(Duration::from_secs(30))
+        self.stage.patience(Duration::from_secs(60))
     }
 }
 

@@ -6,12 +6,12 @@
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -114,6 +114,14 @@ impl Actor {
                 nix::unistd::setgroups(&[])?;
                 nix::unistd::setgid(uid.into())?;
                 nix::unistd::setuid(uid.into())?;
+            }
+            ["ask", path, line] => {
+                let mut stream = std::os::unix::net::UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                writeln!(stream, "{line}")?;
+                let mut answer = String::new();
+                io::BufReader::new(stream).read_line(&mut answer)?;
+                return Ok(json!({ "answer": answer.trim_end() }));
             }
             ["setsid"] => drop(setsid()?),
             ["join", file] => options(false)
@@ -305,7 +313,7 @@ fn spawn(count: u32, program: &str, args: &[&str]) -> Result<Value> {
     let (mut started, mut failed) = (0, 0);
     for at in 0..count {
         let mut command = Command::new(program);
-        command.args(args).arg(at.to_string());
+        command.args(args).arg(at.to_string()).stdout(Stdio::null());
         match command.status() {
             Ok(status) if status.success() => started += 1,
             Ok(_) | Err(_) => failed += 1,

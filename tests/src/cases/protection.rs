@@ -74,6 +74,15 @@ fn control_socket(world: &World) -> Result<()> {
     ensure!(output.code != 0, "an agent may ask the daemon: {}", output.whole());
     let said = format!("{}{}", output.stdout, output.stderr);
     ensure!(!said.contains("panicked"), "{said}");
+    // Not by a client of its own either: the socket itself asks who calls.
+    let socket = format!("{RUN}/ambit.sock");
+    let asked = agent.act(&["ask", &socket, "\"agents\""])?;
+    let answer = asked.steps()[0]["answer"].as_str().unwrap_or_default().to_owned();
+    ensure!(
+        asked.errno("ask")? != 0 || answer.contains("a process of an agent may not"),
+        "the socket answers an agent: {}",
+        asked.whole()
+    );
     // Who is no agent may ask.
     world.ambit(&["agents"])?.expect_code(0)
 }
