@@ -90,7 +90,7 @@ fn control_socket(world: &World) -> Result<()> {
 fn bpf(world: &World) -> Result<()> {
     let agent = world.agent("hacker").policy(&everything())?.as_root();
     let output = agent.act(&["bpf"])?;
-    if world.has_lsm()? {
+    if world.enforced_by("bpf")?.contains("lsm") {
         output.expect("bpf", EPERM)?;
         world
             .all_events()
