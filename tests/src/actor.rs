@@ -29,11 +29,18 @@ impl Output {
     /// All of it, for messages of failed tests.
     #[must_use]
     pub fn whole(&self) -> String {
+        let cut = |text: &str| -> String {
+            let text = text.trim_end();
+            match text.char_indices().nth(2000) {
+                Some((at, _)) => format!("{} …", &text[..at]),
+                None => text.to_owned(),
+            }
+        };
         format!(
             "exit code {}\n  stdout: {}\n  stderr: {}",
             self.code,
-            self.stdout.trim_end(),
-            self.stderr.trim_end()
+            cut(&self.stdout),
+            cut(&self.stderr)
         )
     }
 
@@ -178,7 +185,7 @@ impl AgentRun {
     }
 
     fn patience(&self) -> Duration {
-        self.stage.patience(Duration::from_secs(30))
+        self.stage.patience(Duration::from_secs(60))
     }
 }
 

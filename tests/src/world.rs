@@ -61,6 +61,8 @@ pub struct World {
     pub attach: PathBuf,
     settings: Settings,
     daemon: Option<Child>,
+    /// What lay among the version 1 cgroups before, and is not ours.
+    others: Vec<PathBuf>,
 }
 
 impl World {
@@ -70,7 +72,7 @@ impl World {
         let stage = Stage::get()?;
         stage.check_is_safe()?;
         let attach = stage.attach()?;
-        let mut world = Self { stage, attach, settings, daemon: None };
+        let mut world = Self { stage, attach, settings, daemon: None, others: pids_v1_children() };
         world.clear();
         for folder in ["/ground/.log", "/etc/ambit/policy", "/var/log/ambit"] {
             make_folder(Path::new(folder))?;
@@ -302,6 +304,12 @@ impl World {
             }
         }
         let _ = self.stage.sweep();
+        for folder in pids_v1_children() {
+            if !self.others.contains(&folder) {
+                // Only an empty one goes: its processes were ended above.
+                let _ = fs::remove_dir(folder);
+            }
+        }
         for folder in [PINS, RUN, "/etc/ambit", "/var/log/ambit", GROUND] {
             remove_tree(Path::new(folder));
         }
@@ -312,6 +320,21 @@ impl Drop for World {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// The cgroups that Ambit has made in version 1's pids hierarchy.
+#[must_use]
+pub fn pids_v1_children() -> Vec<PathBuf> {
+    let Some(pids) = crate::stage::pids_v1() else {
+        return Vec::new();
+    };
+    fs::read_dir(pids.join("ambit"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
 }
 
 /// One kind of action in what `ambit doctor --json` says.

@@ -1,17 +1,18 @@
 //! The agent of the tests: does what its arguments say and tells what the kernel answered.
 //!
 //! `ambit-actor STEP [then STEP]…` prints one JSON line for each step: `{"step": …, "errno": …}`,
-//! where 0 means that it went well. A step that fails does not end the run. `fork`, `doublefork` and
+//! where 0 means that it went well. A step that fails does not end the run, unless `strict` came
+//! before. `fork`, `doublefork` and
 //! `thread` move the steps after them into the new task.
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
 struct Actor {
     /// A socket made by an earlier step.
     held: Option<OwnedFd>,
+    /// Whether a step that fails ends the run, with exit code 1.
+    strict: bool,
 }
 
 impl Actor {
@@ -51,6 +54,7 @@ impl Actor {
                 ["fork"] => return self.fork(rest),
                 ["doublefork"] => return self.double_fork(rest),
                 ["thread"] => return self.thread(rest),
+                ["strict"] => self.strict = true,
                 ["exit", code] => return code.parse().context("the exit code is no number"),
                 ["become", program, args @ ..] => {
                     let errno = execute(program, args);
@@ -65,6 +69,9 @@ impl Actor {
                         },
                     };
                     tell(&words, errno, more)?;
+                    if self.strict && errno != 0 {
+                        return Ok(1);
+                    }
                 }
             }
         }
@@ -73,7 +80,7 @@ impl Actor {
 
     fn step(&mut self, words: &[&str]) -> Result<Value> {
         match *words {
-            [] | ["nothing"] => {}
+            [] | ["nothing", ..] => {}
             ["open-read", path] => drop(options(false).read(true).open(path)?),
             ["open-write", path] => drop(options(false).write(true).open(path)?),
             ["truncate", path] => drop(options(false).write(true).truncate(true).open(path)?),
@@ -114,6 +121,25 @@ impl Actor {
                 nix::unistd::setgroups(&[])?;
                 nix::unistd::setgid(uid.into())?;
                 nix::unistd::setuid(uid.into())?;
+            }
+            ["ask", path, line] => {
+                let mut stream = std::os::unix::net::UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                writeln!(stream, "{line}")?;
+                let mut answer = String::new();
+                io::BufReader::new(stream).read_line(&mut answer)?;
+                return Ok(json!({ "answer": answer.trim_end() }));
+            }
+            ["fetch", address, path] => {
+                let (socket, address) = new_socket("tcp", address)?;
+                address.connect(&socket)?;
+                let mut stream = std::net::TcpStream::from(socket);
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+                let mut page = String::new();
+                stream.read_to_string(&mut page)?;
+                let (_, body) = page.split_once("\r\n\r\n").unwrap_or_default();
+                return Ok(json!({ "body": body.trim_end() }));
             }
             ["setsid"] => drop(setsid()?),
             ["join", file] => options(false)
@@ -305,7 +331,7 @@ fn spawn(count: u32, program: &str, args: &[&str]) -> Result<Value> {
     let (mut started, mut failed) = (0, 0);
     for at in 0..count {
         let mut command = Command::new(program);
-        command.args(args).arg(at.to_string());
+        command.args(args).arg(at.to_string()).stdout(Stdio::null());
         match command.status() {
             Ok(status) if status.success() => started += 1,
             Ok(_) | Err(_) => failed += 1,

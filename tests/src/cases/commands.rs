@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Case, case, fresh, shared};
 use crate::actor::{Output, run_limited};
@@ -23,12 +23,12 @@ pub(super) fn cases() -> Vec<Case> {
         case("refuses_an_empty_policy", || shared(empty_policy)),
         case("refuses_an_unreadable_policy", || shared(unreadable_policy)),
         case("refuses_a_huge_policy", || shared(huge_policy)),
-        case("refuses_a_syntax_error_with_its_place", || shared(syntax_error)).in_subset(),
+        case("refuses_a_syntax_error_with_its_place", || shared(syntax_error)),
         case("refuses_an_unknown_action_with_a_guess", || shared(unknown_action)),
         case("refuses_a_relative_path", || shared(relative_path)),
         case("refuses_bad_agent_names", || shared(bad_names)),
         case("refuses_to_stop_an_unknown_agent", || shared(unknown_agent)),
-        case("refuses_a_second_daemon", || shared(second_daemon)).in_subset(),
+        case("refuses_a_second_daemon", || shared(second_daemon)),
         case("policy_check_and_schema", || shared(check_and_schema)),
         case("refuses_an_unknown_config_key", || bad_config("colour = 1\n", &["colour"])),
         case("refuses_a_bad_mode", || {
@@ -156,8 +156,8 @@ fn relative_path(world: &World) -> Result<()> {
 fn bad_names(world: &World) -> Result<()> {
     let path = policy_file("names", &with_base(""))?;
     let long = "n".repeat(64);
-    for name in ["", "a/b", "a b", "..", "ä", &long] {
-        refused(world, name, &path, &["name"])?;
+    for name in ["", "a/b", "a b", "a:b", "ä", &long] {
+        refused(world, name, &path, &["name"]).with_context(|| format!("the name {name:?}"))?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case("matches_whole_path_components", || shared(components)).in_subset(),
         case("denies_the_secret_through_a_symlink", || shared(symlink)).in_subset(),
-        case("denies_the_secret_in_every_spelling", || shared(spellings)).in_subset(),
+        case("denies_the_secret_in_every_spelling", || shared(spellings)),
         case("denies_the_secret_through_proc", || shared(through_proc)),
         case("denied_truncation_leaves_the_text", || shared(truncation)),
         case("tells_an_overlay_file_once", || shared(told_once)).in_subset(),
@@ -172,6 +172,14 @@ fn told_once(world: &World) -> Result<()> {
             .policy(&policy)?
             .act(&["open-read", &path, "then", "open-read", &done])?
             .expect("open-read", 0)?;
+        if world.stage.is_guest() && !world.has_lsm()? {
+            // Marks are on the file systems that the configuration names, and this is none.
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            let told = events.so_far()?;
+            let told = told.iter().filter(|event| event.path() == path).count();
+            ensure!(told == 0, "a file system without a mark is told of {told} times");
+            return Ok(());
+        }
         events.wait("the open after it", |event| event.path() == done)?;
         let told: Vec<_> = events
             .so_far()?

@@ -17,7 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("kill_9_leaves_enforcement_and_restart_adopts_it", killed).in_subset(),
         case("a_stopped_daemon_ends_cleanly_and_starts_again", restarted),
         case("detach_leaves_nothing", detach).in_subset(),
-        case("run_starts_an_engine_that_ends_with_the_last_agent", on_demand).in_subset(),
+        case("run_starts_an_engine_that_ends_with_the_last_agent", on_demand),
         case("runs_join_the_engine_that_is_there", joined),
         case("a_refused_run_leaves_no_engine", refused_engine),
     ]
@@ -206,6 +206,6 @@ fn refused_engine() -> Result<()> {
         let limit = world.stage.patience(Duration::from_secs(20));
         let mut command = std::process::Command::new("/usr/bin/ambit");
         command.args(["stop", "refused"]);
-        run_limited(&mut command, limit)?.expect_refusal(&["refused"])
+        run_limited(&mut command, limit)?.expect_refusal(&["no ambitd runs"])
     })
 }

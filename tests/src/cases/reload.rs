@@ -14,7 +14,7 @@ use crate::world::{POLICIES, Settings, World, agent_table, file, ground};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("sighup_puts_a_new_policy_in_force", || with_cell(by_signal)).in_subset(),
+        case("sighup_puts_a_new_policy_in_force", || with_cell(by_signal)),
         case("a_changed_file_puts_a_new_policy_in_force", || with_cell(by_change)),
         case("a_broken_policy_leaves_the_old_one_in_force", || with_cell(broken)).in_subset(),
         case("a_removed_policy_takes_its_permits_along", || with_cell(removed)),
