@@ -634,6 +634,8 @@ offsets! {
     dentry_name = "dentry", "d_name";
     /// The bytes of a name.
     qstr_name = "qstr", "name";
+    /// Folder of a directory entry; itself at the root of a file system.
+    dentry_parent = "dentry", "d_parent";
     /// Hash chain of a directory entry; unhashed means unlinked.
     dentry_hash = "dentry", "d_hash";
     /// Inode number.

@@ -156,10 +156,28 @@ fn unbound(config: &'static Config, agent: u32, tgid: u32, tid: u32) -> Actor {
     Actor { config, task: core::ptr::null_mut(), tgid, tid, agent, set: 0, mode }
 }
 
+/// Notes the current task's root folder, mount namespace and start.
+#[inline(always)]
+fn place(entry: &mut Task) -> Option<()> {
+    // SAFETY: a plain helper call.
+    let task = unsafe { bpf_get_current_task() };
+    let fs: u64 = read(task, &offsets().task_fs)?;
+    let root = fs + known(&offsets().fs_root) as u64;
+    entry.root_mount = read(root, &offsets().path_mount)?;
+    entry.root_dentry = read(root, &offsets().path_dentry)?;
+    let proxy: u64 = read(task, &offsets().task_nsproxy)?;
+    entry.mount_ns = read(proxy, &offsets().nsproxy_mount)?;
+    let leader: u64 = read(task, &offsets().task_leader)?;
+    entry.start = read(leader, &offsets().task_start)?;
+    Some(())
+}
+
 /// Makes the current process the agent's for good, and tells it.
 #[inline(never)]
 fn enrol(agent: u32, tgid: u32, tid: u32) {
-    let task = Task { agent, ..Task::default() };
+    let mut task = Task { agent, ..Task::default() };
+    // What cannot be read stays zero, which no later root equals.
+    let _ = place(&mut task);
     if TASKS.insert(&tgid, &task, BPF_ANY as u64).is_err() {
         return;
     }

@@ -1,15 +1,15 @@
 //! Every map, with who writes it and who reads it.
 //!
-//! Sizes are those of a small machine; the daemon raises `TASKS`, `SCRATCH` and the rings to fit the
-//! host before it loads them.
+//! Sizes are those of a small machine; the daemon raises `TASKS` and the rings to fit the host before
+//! it loads them.
 
 use agent_ebpf::{
     ARGV_MAX, Agent, Config, ExecBody, FileBody, Header, ObjectKey, PATH_MAX, PathWalk, PeerCell,
-    PlaceCell, PlaceKey, Stream, Task,
+    PeerKey, PlaceCell, PlaceKey, Stream, Task,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 
@@ -35,12 +35,37 @@ pub static TASKS: HashMap<u32, Task, 32768, NO_PREALLOC> = HashMap::new();
 /// Policy set to its places. The inner tables are written by the daemon before they are published and
 /// never after.
 #[btf_map]
-pub static PLACES: HashOfMaps<u32, HashMap<PlaceKey, PlaceCell, 1, NO_PREALLOC>, 4096> =
-    HashOfMaps::new();
+pub static PLACES: HashOfMaps<u32, PlaceTable, 4096> = HashOfMaps::new();
 
 /// Policy set to its peers; published like `PLACES`.
 #[btf_map]
-pub static PEERS: HashOfMaps<u32, LpmTrie<[u8; 20], PeerCell, 1>, 4096> = HashOfMaps::new();
+pub static PEERS: HashOfMaps<u32, PeerTable, 4096> = HashOfMaps::new();
+
+/// What the tables of one policy set look like, by sizes and not by types: from 5.15 to 6.1 the kernel
+/// takes an inner map with type information for another kind than one without (`timer_off` in
+/// `bpf_map_meta_equal`), and those that the daemon makes have none.
+macro_rules! inner_table {
+    ($(#[$meta:meta])* $name:ident, $kind:ident, $key:ty, $value:ty) => {
+        $(#[$meta])*
+        #[repr(C)]
+        pub struct $name {
+            r#type: *const [i32; aya_ebpf::bindings::bpf_map_type::$kind as usize],
+            key_size: *const [i32; size_of::<$key>()],
+            value_size: *const [i32; size_of::<$value>()],
+            max_entries: *const [i32; 1],
+            map_flags: *const [i32; NO_PREALLOC],
+        }
+    };
+}
+
+inner_table!(
+    /// [`PlaceKey`] to [`PlaceCell`].
+    PlaceTable, BPF_MAP_TYPE_HASH, PlaceKey, PlaceCell
+);
+inner_table!(
+    /// [`agent_ebpf::PeerKey`] to [`PeerCell`], by longest prefix.
+    PeerTable, BPF_MAP_TYPE_LPM_TRIE, PeerKey, PeerCell
+);
 
 /// Objects of Ambit's own, and the folders that lead to them. Written by the daemon.
 #[btf_map]
@@ -59,13 +84,16 @@ pub static TOLD: RingBuf<u8, { 1 << 22 }> = RingBuf::new();
 pub static STREAM: PerCpuArray<Stream, 2> = PerCpuArray::new();
 
 /// Room in which a path is resolved and its record built. Hooks may be preempted, so a slot is
-/// claimed, not indexed by CPU.
+/// claimed, not indexed by CPU; each CPU begins to look at a place of its own.
 #[btf_map]
-pub static SCRATCH: Array<Scratch, 64> = Array::new();
+pub static SCRATCH: Array<Scratch, { SLOTS as usize }> = Array::new();
 
 /// Room for an exec record; a tracepoint program never runs twice at once on one CPU.
 #[btf_map]
 pub static EXEC_SCRATCH: PerCpuArray<ExecRecord, 1> = PerCpuArray::new();
+
+/// How many slots of scratch space there are: eight for each of 128 CPUs, about 4 MiB.
+pub const SLOTS: u32 = 1024;
 
 /// One slot of [`SCRATCH`].
 #[repr(C)]

@@ -10,10 +10,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    ffi::OsString,
     fs,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::{ffi::OsStringExt, fs::MetadataExt},
+        unix::ffi::OsStringExt,
     },
     path::{Path, PathBuf},
     sync::{
@@ -21,7 +22,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent_ebpf::{
@@ -40,6 +41,9 @@ use super::host;
 use crate::{events::encode_file, policy::HashedTables};
 
 const WORKERS: usize = 4;
+
+/// What the kernel adds to the name of an object that no folder holds any more.
+const DELETED: &[u8] = b" (deleted)";
 
 /// File systems that are the kernel's own windows; marking them would make the answerer wait for itself
 /// or says nothing about files. FUSE could block the answerer for ever.
@@ -171,13 +175,15 @@ fn places(configured: &[PathBuf]) -> Result<Vec<PathBuf>, FanotifyError> {
         }
         return Ok(configured.to_vec());
     }
-    let mut seen = HashMap::new();
-    for mount in mounts {
-        if !refused(&mount.kind) {
-            seen.entry(mount.device).or_insert(mount.at);
-        }
-    }
-    Ok(seen.into_values().collect())
+    // Of several mounts at one place the last is seen; one place for each file system is enough.
+    let seen: HashMap<PathBuf, host::Mount> =
+        mounts.into_iter().map(|mount| (mount.at.clone(), mount)).collect();
+    let chosen: HashMap<String, PathBuf> = seen
+        .into_values()
+        .filter(|mount| !refused(&mount.kind))
+        .map(|mount| (mount.device, mount.at))
+        .collect();
+    Ok(chosen.into_values().collect())
 }
 
 impl Backend {
@@ -186,11 +192,12 @@ impl Backend {
         let group = Arc::new(group()?);
         let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let queue = Arc::new(Queue::default());
+        let execs = Arc::new(Execs::default());
         for number in 0..WORKERS {
-            let (queue, bounds) = (queue.clone(), bounds.clone());
+            let (queue, bounds, execs) = (queue.clone(), bounds.clone(), execs.clone());
             let config = bounds.config();
             spawn(&format!("judge-{number}"), move || {
-                let mut worker = Worker { bounds, config, record: Vec::new() };
+                let mut worker = Worker { execs, bounds, config, record: Vec::new() };
                 while let Some((event, who)) = queue.take() {
                     worker.judge(event, &who);
                 }
@@ -207,14 +214,16 @@ impl Backend {
         spawn("fanotify", move || reader.run())?;
         // Marked last: from here on every open waits for the threads above.
         let mut marked = Vec::new();
+        if configured.is_empty() {
+            follow_mounts(group.clone(), stopping.clone())?;
+        }
         for path in places(configured)? {
-            let mask =
-                MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
-            let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
-            match group.mark(flags, mask, nix::fcntl::AT_FDCWD, Some(&path)) {
+            match mark(&group, &path) {
                 Ok(()) => marked.push(path),
                 // A place of the default list that its owner withdrew; a configured one must be there.
-                Err(_) if configured.is_empty() => {}
+                Err(error) if configured.is_empty() => {
+                    eprintln!("ambitd: opens at {} are not judged: {error}", path.display());
+                }
                 Err(source) => {
                     stopping.store(true, Ordering::SeqCst);
                     return Err(FanotifyError::Mark { path, source });
@@ -230,14 +239,40 @@ impl Backend {
     }
 }
 
+fn mask() -> MaskFlags {
+    MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR
+}
+
+fn mark(group: &Fanotify, path: &Path) -> nix::Result<()> {
+    let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
+    group.mark(flags, mask(), nix::fcntl::AT_FDCWD, Some(path))
+}
+
+/// Marks file systems that are mounted later; the kernel says when the list of mounts changes.
+fn follow_mounts(group: Arc<Fanotify>, stopping: Arc<AtomicBool>) -> Result<(), FanotifyError> {
+    let list = fs::File::open("/proc/self/mountinfo").map_err(FanotifyError::Thread)?;
+    spawn("mounts", move || {
+        while !stopping.load(Ordering::SeqCst) {
+            let mut ready = [PollFd::new(list.as_fd(), PollFlags::POLLPRI)];
+            let changed = poll(&mut ready, PollTimeout::from(200_u8)).is_ok_and(|count| count > 0);
+            if !changed {
+                continue;
+            }
+            for path in places(&[]).unwrap_or_default() {
+                if let Err(error) = mark(&group, &path) {
+                    eprintln!("ambitd: opens at {} are not judged: {error}", path.display());
+                }
+            }
+        }
+    })
+}
+
 impl Drop for Backend {
     fn drop(&mut self) {
         // Marks go first, so that nothing new waits; the threads answer the rest and end.
         for path in &self.marked {
-            let mask =
-                MaskFlags::FAN_OPEN_PERM | MaskFlags::FAN_OPEN_EXEC_PERM | MaskFlags::FAN_ONDIR;
             let flags = MarkFlags::FAN_MARK_REMOVE | MarkFlags::FAN_MARK_FILESYSTEM;
-            let _ = self.group.mark(flags, mask, nix::fcntl::AT_FDCWD, Some(path));
+            let _ = self.group.mark(flags, mask(), nix::fcntl::AT_FDCWD, Some(path));
         }
         self.stopping.store(true, Ordering::SeqCst);
     }
@@ -391,7 +426,38 @@ fn number(status: &[u8], name: &[u8]) -> Option<u32> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// Files that threads were just allowed to run: each opens once more, within the same `execve`.
+#[derive(Default)]
+struct Execs(Mutex<HashMap<u32, Vec<(u32, u64)>>>);
+
+impl Execs {
+    /// Threads remembered at once; beyond it a second event is judged as an open like any other.
+    const BOUND: usize = 16 * 1024;
+
+    fn allowed(&self, tid: u32, object: &Object) {
+        let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if threads.len() < Self::BOUND {
+            threads.entry(tid).or_default().push((object.device, object.inode));
+        }
+    }
+
+    /// True, once, when this thread was just allowed to run this file.
+    fn confirm(&self, tid: u32, object: &Object) -> bool {
+        let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(files) = threads.get_mut(&tid) else { return false };
+        let found = files.iter().position(|file| *file == (object.device, object.inode));
+        if let Some(index) = found {
+            files.swap_remove(index);
+        }
+        if files.is_empty() {
+            threads.remove(&tid);
+        }
+        found.is_some()
+    }
+}
+
 struct Worker {
+    execs: Arc<Execs>,
     bounds: Arc<dyn Bounds>,
     config: Config,
     record: Vec<u8>,
@@ -400,8 +466,8 @@ struct Worker {
 /// What an open is for, as the opener's registers tell it.
 #[derive(Debug, PartialEq, Eq)]
 enum Purpose {
-    /// It is the second event of an exec that was judged already.
-    PartOfExec,
+    /// The opener is within `execve`: the second event of an exec that was judged just before.
+    InExec,
     /// These actions, the first of which is told unless a later one is denied.
     Actions(&'static [Action], u32),
 }
@@ -425,8 +491,10 @@ mod call {
     pub const EXECVEAT: u64 = 281;
 }
 
+/// What cannot be told apart counts as both.
+const BOTH: &[Action] = &[Action::Write, Action::Read];
+
 fn purpose(registers: &str) -> Purpose {
-    const BOTH: &[Action] = &[Action::Write, Action::Read];
     const WRITE: &[Action] = &[Action::Write];
     const READ: &[Action] = &[Action::Read];
     let mut words = registers.split_ascii_whitespace();
@@ -435,7 +503,7 @@ fn purpose(registers: &str) -> Purpose {
         .map_while(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
         .collect();
     let flags = match number {
-        Some(call::EXECVE | call::EXECVEAT) => return Purpose::PartOfExec,
+        Some(call::EXECVE | call::EXECVEAT) => return Purpose::InExec,
         Some(call::CREAT) => {
             return Purpose::Actions(
                 WRITE,
@@ -450,7 +518,8 @@ fn purpose(registers: &str) -> Purpose {
     let Some(flags) = flags.map(|flags| *flags as u32) else {
         return Purpose::Actions(BOTH, 0);
     };
-    let writes = flags & libc_flags(nix::libc::O_TRUNC) != 0;
+    // An open that may create cannot be told from one that does.
+    let writes = flags & (nix::libc::O_TRUNC | nix::libc::O_CREAT) as u32 != 0;
     match flags & libc_flags(nix::libc::O_ACCMODE) {
         0 if !writes => Purpose::Actions(READ, flags),
         1 => Purpose::Actions(WRITE, flags),
@@ -466,15 +535,18 @@ impl Worker {
     fn judge(&mut self, waiting: Waiting, who: &Who) {
         let Some(fd) = waiting.event.fd() else { return };
         let exec = waiting.event.mask().contains(MaskFlags::FAN_OPEN_EXEC_PERM);
+        let object = self.object(fd, who);
         let (actions, flags): (&[Action], u32) = if exec {
             (&[Action::Exec], 0)
         } else {
-            match purpose(&registers(who.tid)) {
-                Purpose::PartOfExec => return waiting.answer(Response::FAN_ALLOW),
+            match self.purpose(who.tid) {
+                Purpose::InExec if self.execs.confirm(who.tid, &object) => {
+                    return waiting.answer(Response::FAN_ALLOW);
+                }
+                Purpose::InExec => (BOTH, 0),
                 Purpose::Actions(actions, flags) => (actions, flags),
             }
         };
-        let object = self.object(fd, who);
         let reach = self.bounds.reach(who.agent);
         let (set, mode) = reach.as_ref().map_or((0, 0), |(set, mode, _)| (*set, *mode));
         let mut action = actions[0];
@@ -519,10 +591,19 @@ impl Worker {
         self.record.clear();
         encode_file(&mut self.record, &header, &body, &object.path);
         self.bounds.tell(&self.record);
+        if exec && !matches!(verdict, Verdict::Denied) {
+            self.execs.allowed(who.tid, &object);
+        }
         waiting.answer(match verdict {
             Verdict::Allowed | Verdict::WouldDeny => Response::FAN_ALLOW,
             Verdict::Denied => Response::FAN_DENY,
         });
+    }
+
+    /// What an open is for. A worker of io_uring carries the registers of whoever made it, for life, so
+    /// they tell nothing.
+    fn purpose(&self, tid: u32) -> Purpose {
+        if is_io_worker(tid) { Purpose::Actions(BOTH, 0) } else { purpose(&registers(tid)) }
     }
 
     /// What was opened, by its name in the agent's own view.
@@ -536,7 +617,11 @@ impl Worker {
         if let Ok(stat) = fs::metadata(&link) {
             (object.device, object.inode) = host::object(&stat);
             object.is_dir = stat.is_dir();
-            object.deleted = stat.nlink() == 0;
+            // fs/d_path.c says so at the end of the name, unless that is the name itself.
+            let named = PathBuf::from(OsString::from_vec(object.path.clone()));
+            object.deleted = object.path.ends_with(DELETED)
+                && fs::symlink_metadata(&named).map(|stat| host::object(&stat)).ok()
+                    != Some((object.device, object.inode));
         } else {
             return object;
         }
@@ -592,7 +677,7 @@ impl Object {
             return Decision::because(Reason::NoName);
         }
         let path = match self.deleted {
-            true => self.path.strip_suffix(b" (deleted)").unwrap_or(&self.path),
+            true => self.path.strip_suffix(DELETED).unwrap_or(&self.path),
             false => &self.path,
         };
         match Facet::of(action, self.is_dir) {
@@ -602,17 +687,30 @@ impl Object {
     }
 }
 
-/// The opener's registers. It was queued a moment before it went to sleep, so a few looks may be needed.
+/// The opener's registers. It was queued a moment before it went to sleep, so a few looks may be needed;
+/// on a loaded machine it may first have to be given a CPU.
 fn registers(tid: u32) -> String {
     let path = format!("/proc/{tid}/syscall");
-    for _ in 0..200 {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut pause = Duration::from_micros(20);
+    while Instant::now() < deadline {
         match fs::read_to_string(&path) {
-            Ok(text) if text.starts_with("running") => thread::sleep(Duration::from_micros(20)),
+            Ok(text) if text.starts_with("running") => thread::sleep(pause),
             Ok(text) => return text,
             Err(_) => break,
         }
+        pause = (pause * 2).min(Duration::from_millis(5));
     }
     String::new()
+}
+
+/// True for threads that the kernel made to work for io_uring: `PF_IO_WORKER` of include/linux/sched.h.
+fn is_io_worker(tid: u32) -> bool {
+    const PF_IO_WORKER: u64 = 0x10;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{tid}/stat")) else { return true };
+    // proc_pid_stat(5): the name, in parentheses, may hold anything; flags are the 7th field after it.
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6));
+    flags.and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & PF_IO_WORKER != 0)
 }
 
 /// A thread's root folder and mount namespace.
@@ -646,7 +744,7 @@ mod tests {
         assert_eq!(at("0x2"), Purpose::Actions(&[Action::Write, Action::Read], 2));
         // O_RDONLY|O_TRUNC truncates.
         assert_eq!(at("0x200"), Purpose::Actions(&[Action::Write, Action::Read], 0x200));
-        assert_eq!(purpose("59 0x1 0x2"), Purpose::PartOfExec);
+        assert_eq!(purpose("59 0x1 0x2"), Purpose::InExec);
     }
 
     #[test]

@@ -96,6 +96,20 @@ impl Host {
     pub fn lsm_runs_bpf(&self) -> bool {
         self.lsm.as_ref().is_ok_and(|names| names.iter().any(|name| name == "bpf"))
     }
+
+    /// True when a program that is preempted keeps others from running on that CPU: before 6.2
+    /// (`__bpf_prog_enter` of kernel/bpf/trampoline.c) such a call goes unjudged, and kernels that
+    /// preempt themselves let it happen.
+    pub fn skips_preempted_programs(&self) -> bool {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let build = read("/proc/sys/kernel/version");
+        let words: Vec<&str> = build.split_whitespace().collect();
+        let by_build = words.contains(&"PREEMPT") || words.contains(&"PREEMPT_RT");
+        let by_choice = words.contains(&"PREEMPT_DYNAMIC")
+            && (read("/proc/cmdline").split_whitespace().any(|word| word == "preempt=full")
+                || read("/sys/kernel/debug/sched/preempt").contains("(full)"));
+        self.version < (6, 2) && (by_build || by_choice)
+    }
 }
 
 fn lsm_list() -> Result<Vec<String>, String> {

@@ -245,7 +245,7 @@ fn pinned_build(pins: &Path) -> Option<String> {
 pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
     let btf = Btf::of_kernel()?;
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
-    let mut ebpf = object(host, settings, &btf, &aya_btf)?;
+    let mut ebpf = object(host, settings, &btf, &aya_btf, None)?;
     let attacher = Attacher { host, settings, btf: &aya_btf, links: &settings.pins };
     let mut no_lsm = why_no_lsm(host, settings);
     let mut programs = Vec::new();
@@ -276,6 +276,11 @@ pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
 fn why_no_lsm(host: &Host, settings: &Settings) -> Option<String> {
     match (&host.lsm, settings.lsm) {
         (_, false) => Some("LSM programs are switched off in the configuration".to_owned()),
+        _ if host.skips_preempted_programs() => Some(format!(
+            "{} preempts kernel code at any point, and before 6.2 the kernel then skips an LSM program \
+             that another task is in; boot with `preempt=voluntary`",
+            host.release
+        )),
         (Ok(_), true) if host.lsm_runs_bpf() => None,
         (Ok(list), true) => Some(format!(
             "`bpf` is not in the kernel's LSM list ({}); boot with `lsm={},bpf`",
@@ -287,26 +292,34 @@ fn why_no_lsm(host: &Host, settings: &Settings) -> Option<String> {
 }
 
 /// The object with this kernel's offsets and this machine's sizes; its maps are made, nothing runs.
+///
+/// With `pinned`, it works on the maps pinned in that folder.
 fn object(
     host: &Host,
     settings: &Settings,
     btf: &Btf,
     aya_btf: &aya::Btf,
+    pinned: Option<&Path>,
 ) -> Result<Ebpf, LoadError> {
     let offsets = resolve(btf)?;
     let kernel = facts(host, btf);
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    loader
         .btf(Some(aya_btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("KERNEL", &kernel, true)
         .map_max_entries("TASKS", pid_max())
         .map_max_entries("DENIED", settings.denied_bytes)
-        .map_max_entries("TOLD", settings.told_bytes)
-        .load(OBJECT)
-        .map_err(|source| LoadError::Object {
-            release: host.release.clone(),
-            source: Box::new(source),
-        })
+        .map_max_entries("TOLD", settings.told_bytes);
+    if let Some(folder) = pinned {
+        for name in MAPS {
+            loader.map_pin_path(name, folder.join(name));
+        }
+    }
+    loader.load(OBJECT).map_err(|source| LoadError::Object {
+        release: host.release.clone(),
+        source: Box::new(source),
+    })
 }
 
 fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadError> {
@@ -315,7 +328,7 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         .map_err(|source| LoadError::Io { path: settings.pins.clone(), source })?;
     let btf = Btf::of_kernel()?;
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
-    let mut ebpf = object(host, settings, &btf, &aya_btf)?;
+    let mut ebpf = object(host, settings, &btf, &aya_btf, None)?;
     #[cfg(feature = "debug-log")]
     start_log(&mut ebpf);
 
@@ -413,6 +426,44 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     let tables = Tables::open(&settings.pins.join("maps"))?;
     let config = tables.config()?;
     let links = settings.pins.join("links");
+    let mut no_lsm = why_no_lsm(host, settings);
+    let mut refused = BTreeMap::new();
+    if PROGRAMS.iter().any(|(name, ..)| !links.join(name).exists()) {
+        // Programs that were taken away, or that could not be attached then: tried again, on the maps
+        // that are pinned.
+        let btf = Btf::of_kernel()?;
+        let aya_btf =
+            aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
+        let mut ebpf = object(host, settings, &btf, &aya_btf, Some(&settings.pins.join("maps")))?;
+        let attacher = Attacher { host, settings, btf: &aya_btf, links: &links };
+        for (name, hook, kind) in &PROGRAMS {
+            if links.join(name).exists() {
+                continue;
+            }
+            let is_lsm = matches!(kind, Kind::Lsm(_));
+            if is_lsm && let Some(why) = &no_lsm {
+                refused.insert(*name, why.clone());
+                continue;
+            }
+            match attacher.attach(&mut ebpf, name, kind) {
+                Ok(_) => {}
+                Err(error) if is_lsm => {
+                    let why = explain(host, &error);
+                    if matches!(hook, agent_ebpf::Hook::FileOpen | agent_ebpf::Hook::BprmCheck) {
+                        no_lsm = Some(why.clone());
+                    }
+                    refused.insert(*name, why);
+                }
+                Err(source) => {
+                    return Err(LoadError::Program {
+                        program: hook.name().to_owned(),
+                        release: host.release.clone(),
+                        source: Box::new(source),
+                    });
+                }
+            }
+        }
+    }
     let mut names = BTreeMap::new();
     for info in aya::programs::loaded_programs().filter_map(Result::ok) {
         names.insert(info.name_as_str().unwrap_or_default().to_owned(), verified(&info));
@@ -422,21 +473,12 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
         .map(|(name, hook, _)| Attached {
             hook: hook.name(),
             verified_instructions: names.get(*name).copied().flatten(),
-            refused: (!links.join(name).exists())
-                .then(|| "it was not attached when these programs were loaded".to_owned()),
+            refused: refused.get(name).cloned(),
         })
         .collect();
-    let mut coverage = Coverage {
-        kernel: host.release.clone(),
-        files: None,
-        no_lsm: None,
-        programs,
-        adopted: true,
-    };
+    let kernel = host.release.clone();
+    let mut coverage = Coverage { kernel, files: None, no_lsm, programs, adopted: true };
     settle_files(&mut coverage, &links);
-    if coverage.files.is_none() {
-        coverage.no_lsm = Some("it was not attached when these programs were loaded".to_owned());
-    }
     Ok(Loaded { tables, coverage, config })
 }
 
@@ -584,25 +626,31 @@ pub(super) fn config_of(map: Map) -> Result<Array<MapData, Config>, TableError> 
         .map_err(|source| TableError::Map { table: "CONFIG", source: Box::new(source) })
 }
 
-/// Removes a pin folder with everything in it. Programs end when their links' pins go.
+/// Removes Ambit's pins. Programs end when their links' pins go.
 ///
-/// Links go first, then the mark of completeness, then the maps; a folder that does not exist is done.
+/// The mark of completeness goes first, so that what is left half-way is not taken for whole. Only what
+/// Ambit makes is touched; a folder that does not exist is done.
 pub fn remove_pins(pins: &Path) -> io::Result<()> {
-    let Ok(entries) = fs::read_dir(pins) else {
-        return Ok(());
-    };
-    let mut folders: Vec<PathBuf> =
-        entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
-    folders.sort_by_key(|path| !path.ends_with("links"));
-    for folder in folders {
-        if folder.is_dir() {
-            for pin in fs::read_dir(&folder)?.filter_map(Result::ok) {
-                fs::remove_file(pin.path())?;
-            }
-            fs::remove_dir(&folder)?;
-        } else {
-            fs::remove_file(&folder)?;
+    let Ok(entries) = fs::read_dir(pins) else { return Ok(()) };
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_name().as_encoded_bytes().starts_with(b"abi") {
+            fs::remove_dir(entry.path())?;
         }
     }
-    fs::remove_dir(pins)
+    let links = PROGRAMS.iter().map(|(name, ..)| pins.join("links").join(name));
+    let maps = MAPS.iter().map(|name| pins.join("maps").join(name));
+    for pin in links.chain(maps) {
+        missing_is_done(fs::remove_file(pin))?;
+    }
+    for folder in [pins.join("links"), pins.join("maps"), pins.to_path_buf()] {
+        missing_is_done(fs::remove_dir(folder))?;
+    }
+    Ok(())
+}
+
+fn missing_is_done(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }

@@ -46,6 +46,7 @@ pub fn done(ctx: &BtfTracePointContext) -> i32 {
     // SAFETY: the element is this CPU's and no other run of this program is in it; members of the
     // task and program that the tracepoint passed.
     unsafe {
+        // The daemon, which enrols what it finds by cgroup, does not know it.
         if let Some(entry) = actor.task()
             && entry.start == 0
         {

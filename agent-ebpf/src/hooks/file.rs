@@ -5,7 +5,6 @@ use agent_ebpf::{
     PlaceKey, Reach, Reason, Verdict,
 };
 use aya_ebpf::{
-    btf_maps::HashMap,
     cty::c_long,
     helpers::{
         bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_probe_read_kernel,
@@ -19,7 +18,7 @@ use super::DENY;
 use crate::{
     atomic, emit,
     identity::{self, Actor},
-    maps::{FileRecord, PLACES, SCRATCH, Scratch},
+    maps::{FileRecord, PLACES, SCRATCH, SLOTS, Scratch},
     offsets::{kernel, known, member, offsets, within},
 };
 
@@ -37,7 +36,6 @@ const S_IFDIR: u16 = 0o040_000;
 /// What `d_path` adds to the name of an object that no folder holds any more (fs/d_path.c).
 const DELETED: u32 = " (deleted)".len() as u32;
 
-const SLOTS: u32 = 64;
 const TRIES: u32 = 8;
 
 /// The table of places of one policy set.
@@ -196,12 +194,14 @@ fn resolve(actor: &Actor, file: *const u8, record: &mut FileRecord) -> Result<Na
     record.body.path_len = len;
 
     // SAFETY: members of the task and of the path that the verifier typed.
-    let (mount, unhashed, root, own_ns) = unsafe {
+    let (mount, unlinked, root, own_ns) = unsafe {
         let dentry: *const u8 = member(path, &offsets().path_dentry);
         let mount: *const u8 = member(path, &offsets().path_mount);
         // `hlist_bl_node.pprev`, the second word: zero when unhashed.
         let chain = within(dentry, &offsets().dentry_hash).cast::<u64>().add(1);
-        let unhashed = core::ptr::read_volatile(chain) == 0;
+        // As `d_unlinked` of include/linux/dcache.h: a file system's root is never hashed.
+        let parent: *const u8 = member(dentry, &offsets().dentry_parent);
+        let unlinked = core::ptr::read_volatile(chain) == 0 && parent != dentry;
         let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
         let fs: *const u8 = member(task, &offsets().task_fs);
         let root = within(fs, &offsets().fs_root);
@@ -209,7 +209,7 @@ fn resolve(actor: &Actor, file: *const u8, record: &mut FileRecord) -> Result<Na
         let root_dentry: u64 = member(root, &offsets().path_dentry);
         let proxy: *const u8 = member(task, &offsets().task_nsproxy);
         let own_ns: u64 = member(proxy, &offsets().nsproxy_mount);
-        (mount, unhashed, (root_mount, root_dentry), own_ns)
+        (mount, unlinked, (root_mount, root_dentry), own_ns)
     };
     if !same_root(actor, root, own_ns) {
         return Err(Reason::RootChanged);
@@ -230,23 +230,18 @@ fn resolve(actor: &Actor, file: *const u8, record: &mut FileRecord) -> Result<Na
     if record.path[0] != b'/' {
         return Err(Reason::PathUnresolved);
     }
-    if unhashed && len > DELETED {
+    if unlinked && len > DELETED {
         return Ok(Name { len: len - DELETED, deleted: true });
     }
     Ok(Name { len, deleted: false })
 }
 
-/// True when the task still has the root folder and mount namespace that it was enrolled with; the
-/// first time it is seen here, they become those.
+/// True when the task still has the root folder and mount namespace that it was enrolled with.
 #[inline(always)]
 fn same_root(actor: &Actor, root: (u64, u64), mount_ns: u64) -> bool {
     let Some(task) = actor.task() else {
         return false;
     };
-    if task.root_mount == 0 {
-        (task.root_mount, task.root_dentry, task.mount_ns) = (root.0, root.1, mount_ns);
-        return true;
-    }
     task.root_mount == root.0 && task.root_dentry == root.1 && task.mount_ns == mount_ns
 }
 
@@ -267,7 +262,7 @@ fn walk(actor: &Actor, slot: &mut Scratch, len: u32, action: Action, is_dir: boo
     let Some(places) = (unsafe { PLACES.get(&actor.set) }) else {
         return Decision::because(Reason::NoPolicy);
     };
-    let places: *mut c_void = core::ptr::from_ref::<HashMap<_, _, 1, _>>(places).cast_mut().cast();
+    let places: *mut c_void = core::ptr::from_ref(places).cast_mut().cast();
     slot.walk = PathWalk::new(actor.config, facet);
     let mut steps = Steps { slot, places };
     // The root folder is walked as no bytes at all.
