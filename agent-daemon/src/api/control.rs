@@ -151,13 +151,13 @@ pub async fn serve(listener: UnixListener, engine: Arc<Engine>, orders: mpsc::Se
 
 async fn answer(stream: tokio::net::UnixStream, engine: Arc<Engine>, orders: mpsc::Sender<Order>) {
     let caller = stream.peer_cred().ok().map(|peer| (peer.uid(), peer.pid()));
+    let pid = caller.and_then(|(_, pid)| pid).map_or(0, i32::unsigned_abs);
     let (reader, mut writer) = stream.into_split();
     let mut reader = tokio::io::BufReader::new(reader);
     let mut held = Vec::new();
     let allowed = match caller {
-        Some((0, Some(pid))) => {
+        Some((0, Some(_))) => {
             let engine = engine.clone();
-            let pid = pid.unsigned_abs();
             tokio::task::spawn_blocking(move || engine.is_agent(pid)).await.ok()
         }
         _ => None,
@@ -180,7 +180,8 @@ async fn answer(stream: tokio::net::UnixStream, engine: Arc<Engine>, orders: mps
                 Ok(request) => {
                     let detach = matches!(request, Request::Detach);
                     let engine = engine.clone();
-                    let done = tokio::task::spawn_blocking(move || perform(&engine, request)).await;
+                    let done =
+                        tokio::task::spawn_blocking(move || perform(&engine, request, pid)).await;
                     if detach {
                         let _ = orders.send(Order::Detach).await;
                     }
@@ -235,14 +236,14 @@ async fn read_line(
 
 type Performed = (serde_json::Value, Option<u32>);
 
-fn perform(engine: &Engine, request: Request) -> Result<Performed, EngineError> {
+fn perform(engine: &Engine, request: Request, caller: u32) -> Result<Performed, EngineError> {
     fn json(value: impl Serialize) -> Result<serde_json::Value, EngineError> {
         serde_json::to_value(value).map_err(|error| EngineError::Request(error.to_string()))
     }
     let value = match request {
         Request::Ping | Request::Detach => json(std::process::id())?,
         Request::Run(run) => {
-            let started = engine.run(run)?;
+            let started = engine.run(run, caller)?;
             return Ok((json(&started)?, Some(started.number)));
         }
         Request::Finish { number } => json(engine.finish(number))?,

@@ -1,9 +1,9 @@
 //! The engine: agents begin, their policy is swapped, they end; everything else asks it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap},
     fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,21 +12,23 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use agent_ebpf::{Agent, Facet, GUARD_CHILDREN, GUARD_SELF, MAX_CGROUP_LEVEL, Mode, Task};
+use agent_ebpf::{Agent, MAX_CGROUP_LEVEL, Mode};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    bounds::{self, Bounds},
     directory::{AgentEntry, Directory, SetEntry, Source},
+    protect,
     state::{self, State},
     stream::{Inbox, Stream, StreamError},
 };
 use crate::{
     api::Metrics,
     config::{BackendChoice, Config, ConfigError},
-    identity,
+    identity::{self, cgroups},
     kernel::{
         Coverage, Host, LoadError, TableError, Tables,
-        fanotify::{self, FanotifyError, Root},
+        fanotify::{self, FanotifyError},
         host::{self, HostError},
         load,
     },
@@ -38,6 +40,10 @@ const RETIRE: Duration = Duration::from_secs(5);
 /// What a daemon answers that is about to end.
 pub const CLOSING: &str = "ambitd is about to end; ask again";
 
+/// How long an engine on demand waits for its first agent.
+const UNUSED: Duration = Duration::from_secs(20);
+/// Ticks in a row at which nothing of an agent is found before it has ended: a fork outruns one look.
+const QUIET_TICKS: u32 = 4;
 /// How often the objects that are guarded are looked up again.
 const GUARD_AGAIN: Duration = Duration::from_secs(2);
 /// How long names of what has ended are kept for events on their way.
@@ -71,9 +77,7 @@ pub enum EngineError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Another daemon is there.
-    #[error(
-        "another ambitd runs already (it holds {lock}); stop it first, or use another `daemon.run`"
-    )]
+    #[error("another ambitd runs already (it holds {lock}); stop it first")]
     Running {
         /// The lock.
         lock: PathBuf,
@@ -129,6 +133,8 @@ pub struct Started {
     pub procs: Vec<PathBuf>,
     /// Where its events go.
     pub events: PathBuf,
+    /// Whether the number of its processes is bounded; some hosts have no pids controller.
+    pub pids_bounded: bool,
 }
 
 /// What came of a run.
@@ -195,6 +201,8 @@ struct Inner {
     folder: Option<Policies>,
     retiring: Vec<(u32, Instant)>,
     ended: Vec<(u32, Instant)>,
+    /// Agents of which nothing was found at the last ticks, and how many ticks.
+    quiet: HashMap<u32, u32>,
     /// When the objects that are guarded were last looked up.
     guarded: Instant,
     /// Nothing may begin any more.
@@ -221,7 +229,8 @@ pub struct Engine {
     fanotify: Mutex<Option<fanotify::Backend>>,
     stream: Mutex<Option<Stream>>,
     had_agents: AtomicBool,
-    _lock: nix::fcntl::Flock<fs::File>,
+    started: Instant,
+    _locks: [Lock; 2],
 }
 
 /// An agent's stable identity where nothing better is known.
@@ -229,11 +238,41 @@ pub(super) fn uid(name: &str) -> String {
     format!("ambit:agent:{name}")
 }
 
+/// The right to be the only daemon.
+pub type Lock = nix::fcntl::Flock<fs::File>;
+
 impl Engine {
-    /// Puts everything in place: kernel half, backend, stream, configured agents.
-    pub fn start(config: Config, config_path: Option<PathBuf>) -> Result<Arc<Self>, EngineError> {
+    /// Makes the daemon's folder, only for root, and takes the right to be alone in it.
+    pub fn lock(config: &Config) -> Result<Lock, EngineError> {
         host::require_root("ambitd")?;
         host::require_initial_pid_namespace()?;
+        let run = &config.daemon.run;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(run)
+            .map_err(failed("make the folder", run))?;
+        let only_root = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(run, only_root).map_err(failed("close to others", run))?;
+        let path = run.join("lock");
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        alone(file, &path)
+    }
+
+    /// Puts everything in place: kernel half, backend, stream, configured agents.
+    ///
+    /// `lock` is what [`Engine::lock`] gave.
+    pub fn start(
+        config: Config,
+        config_path: Option<PathBuf>,
+        lock: Lock,
+    ) -> Result<Arc<Self>, EngineError> {
         let host = Host::read()?;
         let hierarchy = host::cgroup2()?;
         let attach = config.kernel.attach.clone().unwrap_or_else(|| hierarchy.clone());
@@ -244,12 +283,7 @@ impl Engine {
             )));
         }
         let run = &config.daemon.run;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(run)
-            .map_err(failed("make the folder", run))?;
-        let lock = lock(&run.join("lock"))?;
+        let locks = [lock, lock_pins(&config.kernel.pins)?];
         if let Some(folder) = config.events.file.parent().filter(|folder| !folder.exists()) {
             fs::DirBuilder::new()
                 .recursive(true)
@@ -280,6 +314,16 @@ impl Engine {
             }
             return Err(EngineError::Backend(format!("kernel.backend is \"lsm\", and {why}")));
         }
+        if coverage.adopted
+            && let Some(other) = saved.attach.as_ref().filter(|other| **other != attach)
+        {
+            return Err(EngineError::Request(format!(
+                "the pinned network programs are attached at {}, not at {}; run `ambit detach --all` \
+                 to move them",
+                other.display(),
+                attach.display()
+            )));
+        }
         let by_fanotify = coverage.files.is_none();
         if by_fanotify {
             coverage.files = Some(load::Backend::Fanotify);
@@ -307,6 +351,7 @@ impl Engine {
                 folder,
                 retiring: Vec::new(),
                 ended: Vec::new(),
+                quiet: HashMap::new(),
                 guarded: Instant::now(),
                 closing: false,
             }),
@@ -314,7 +359,8 @@ impl Engine {
             fanotify: Mutex::new(None),
             stream: Mutex::new(None),
             had_agents: AtomicBool::new(false),
-            _lock: lock,
+            started: Instant::now(),
+            _locks: locks,
         });
         let undo = |error: EngineError| {
             if !engine.coverage.adopted {
@@ -368,7 +414,7 @@ impl Engine {
         }
         // A binding is let go only when its cgroup is gone: an agent that nobody remembers stays bound
         // to the policy that is pinned. Its number is not given out again.
-        let living = cgroup_ids(&self.hierarchy);
+        let living = cgroups::ids(&self.hierarchy);
         let mut inner = self.inner();
         for (cgroup, agent) in inner.tables.cgroups() {
             inner.next_agent = inner.next_agent.max(agent + 1);
@@ -428,82 +474,18 @@ impl Engine {
         }
     }
 
-    /// What no agent may touch, whatever its policy says.
     fn protected(&self, entry: &AgentEntry) -> Vec<Protected> {
-        const BINARY: &[Facet] = &[Facet::WriteFile, Facet::ExecProgram];
-        let whole =
-            |path: &Path| Protected { path: path.to_path_buf(), beneath: true, facets: Facet::ALL };
-        let mut paths = vec![
-            whole(&self.config.daemon.run),
-            whole(&self.config.kernel.pins),
-            whole(&self.config.policy.folder),
-            whole(self.config_path.as_deref().unwrap_or(Path::new(crate::config::DEFAULT_PATH))),
-        ];
-        if let Ok(own) = std::env::current_exe() {
-            for name in ["ambit", "ambitd"] {
-                let path = own.with_file_name(name);
-                paths.push(Protected { path, beneath: false, facets: BINARY });
-            }
-        }
-        let events = [Some(&self.config.events.file), entry.events.as_ref()];
-        for file in events.into_iter().flatten() {
-            paths.push(whole(file));
-            for number in 1..self.config.events.keep {
-                let mut name = file.as_os_str().to_owned();
-                name.push(format!(".{number}"));
-                paths.push(whole(Path::new(&name)));
-            }
-        }
-        if let Source::Run { name, .. } = &entry.source {
-            paths.push(whole(Path::new(name)));
-        }
-        // The name that was given and what it leads to.
-        let real: Vec<Protected> = paths
-            .iter()
-            .filter_map(|one| {
-                let path = fs::canonicalize(&one.path).ok().filter(|path| *path != one.path)?;
-                Some(Protected { path, ..one.clone() })
-            })
-            .collect();
-        paths.extend(real);
-        paths.retain(|one| one.path.is_absolute());
-        paths
+        protect::protected(&self.config, self.config_path.as_deref(), entry)
     }
 
-    /// Keeps the objects behind [`Engine::protected`], and the folders that lead to them, from being
-    /// removed or renamed by agents. Looked at again now and then: files rotate, policies are replaced.
+    /// Guards what is Ambit's own. Looked at again now and then: files rotate, policies are replaced.
     fn guard(&self) -> Result<(), TableError> {
         let paths: BTreeSet<PathBuf> = {
             let names = self.directory.read();
             let agents = names.agents.values().filter(|agent| !agent.ended);
             agents.flat_map(|agent| self.protected(agent)).map(|one| one.path).collect()
         };
-        let mut objects = BTreeMap::new();
-        let mut guard = |path: &Path, how: u32| {
-            if let Ok(stat) = fs::symlink_metadata(path) {
-                *objects.entry(host::object(&stat)).or_insert(0) |= how;
-            }
-        };
-        let own = [&self.config.daemon.run, &self.config.kernel.pins, &self.config.policy.folder];
-        for path in &paths {
-            let inside = if own.contains(&path) { GUARD_CHILDREN } else { 0 };
-            guard(path, GUARD_SELF | inside);
-            for parent in path.ancestors().skip(1) {
-                // A folder that only root may enter holds nothing but what is Ambit's.
-                let private = fs::metadata(parent)
-                    .is_ok_and(|stat| stat.uid() == 0 && stat.mode() & 0o7777 == 0o700);
-                let inside =
-                    if private && path.parent() == Some(parent) && parent != Path::new("/root") {
-                        GUARD_CHILDREN
-                    } else {
-                        0
-                    };
-                guard(parent, GUARD_SELF | inside);
-            }
-        }
-        for folder in ["maps", "links"] {
-            guard(&self.config.kernel.pins.join(folder), GUARD_SELF | GUARD_CHILDREN);
-        }
+        let objects = protect::guarded(&self.config, &paths);
         let mut inner = self.inner();
         inner.guarded = Instant::now();
         inner.tables.guard(&objects)
@@ -595,7 +577,7 @@ impl Engine {
                 found.folder,
                 cgroup_id,
             );
-            if let Err(error) = self.begin(entry) {
+            if let Err(error) = self.reserve().and_then(|number| self.begin(number, entry)) {
                 eprintln!("ambitd: agent {}: {error}", agent.name);
             }
         }
@@ -633,32 +615,41 @@ impl Engine {
         }
     }
 
-    fn begin(&self, entry: AgentEntry) -> Result<u32, EngineError> {
+    /// A number that no agent has or will have.
+    fn reserve(&self) -> Result<u32, EngineError> {
+        let mut inner = self.inner();
+        if inner.closing {
+            return Err(EngineError::Closing);
+        }
+        inner.next_agent += 1;
+        Ok(inner.next_agent - 1)
+    }
+
+    fn begin(&self, number: u32, entry: AgentEntry) -> Result<(), EngineError> {
         let policies = self.policies_of(&entry.source)?;
         let lowered = self.lower(&policies, &entry);
-        let number = {
-            let mut inner = self.inner();
+        {
+            let inner = self.inner();
             if inner.closing {
                 return Err(EngineError::Closing);
             }
-            let number = inner.next_agent;
-            inner.next_agent += 1;
             // Entered under the same lock, so that nobody who closes can miss it.
             self.directory.write().agents.insert(number, entry);
-            number
-        };
-        if let Err(error) = self.bind(number, lowered) {
-            self.directory.write().agents.remove(&number);
-            return Err(error);
         }
         self.had_agents.store(true, Ordering::SeqCst);
-        self.guard()?;
-        self.save();
-        Ok(number)
+        let begun = self.bind(number, lowered).and_then(|()| {
+            self.guard()?;
+            self.save()
+        });
+        if begun.is_err() {
+            // Nothing is in its cgroup yet; what was written for it is taken back.
+            let _ = self.end(number);
+        }
+        begun
     }
 
     /// Begins an agent of `ambit run`, in a cgroup made for it.
-    pub fn run(&self, request: RunRequest) -> Result<Started, EngineError> {
+    pub fn run(&self, request: RunRequest, caller: u32) -> Result<Started, EngineError> {
         let name = AgentName::parse(&request.name)
             .map_err(|error| EngineError::Request(error.to_string()))?;
         let source = Source::Run { name: request.policy.display().to_string(), text: request.text };
@@ -673,7 +664,7 @@ impl Engine {
         }
         let parent = self.attach.join(&self.config.kernel.agents);
         fs::create_dir_all(&parent).map_err(failed("make the cgroup", &parent))?;
-        let number = self.inner().next_agent;
+        let number = self.reserve()?;
         let leaf = format!("{name}-{number}");
         let cgroup = parent.join(&leaf);
         fs::create_dir(&cgroup).map_err(failed("make the cgroup", &cgroup))?;
@@ -683,16 +674,19 @@ impl Engine {
             self.entry(name.to_string(), Vec::new(), mode, source, cgroup.clone(), cgroup_id);
         entry.events = request.events.clone();
         entry.holders = 1;
-        entry.pids_cgroup = bound_pids(&parent, &cgroup, &leaf, request.pids_max);
+        entry.root = fanotify::root_of(caller);
+        entry.pids_cgroup = cgroups::bound_pids(&parent, &cgroup, &leaf, request.pids_max);
         let mut procs = vec![cgroup.join("cgroup.procs")];
         procs.extend(entry.pids_cgroup.as_ref().map(|folder| folder.join("cgroup.procs")));
+        let pids_bounded = entry.pids_cgroup.is_some() || cgroup.join("pids.max").exists();
         let instance = entry.instance.clone();
         let pids = entry.pids_cgroup.clone();
-        match self.begin(entry) {
-            Ok(number) => Ok(Started {
+        match self.begin(number, entry) {
+            Ok(()) => Ok(Started {
                 number,
                 instance,
                 procs,
+                pids_bounded,
                 events: request.events.unwrap_or_else(|| self.config.events.file.clone()),
             }),
             Err(error) => {
@@ -736,7 +730,7 @@ impl Engine {
                     .filter(|(_, task)| task.agent == *number)
                     .map(|(pid, _)| *pid)
                     .collect();
-                pids.extend(processes(&agent.cgroup));
+                pids.extend(cgroups::processes(&agent.cgroup));
                 pids.sort_unstable();
                 pids.dedup();
                 Running {
@@ -777,7 +771,7 @@ impl Engine {
             )));
         }
         for (number, cgroup) in &found {
-            kill_all(cgroup, || {
+            cgroups::kill_all(cgroup, || {
                 let tasks = self.inner().tables.tasks();
                 tasks
                     .into_iter()
@@ -816,6 +810,16 @@ impl Engine {
             inner.generation += 1;
             inner.generation
         };
+        {
+            let agents = lock_of(&self.agents);
+            let mut names = self.directory.write();
+            for entry in names.agents.values_mut().filter(|a| a.source == Source::Folder) {
+                if let Some(agent) = agents.iter().find(|agent| agent.name == entry.name) {
+                    entry.mode = agent.mode.into();
+                    entry.groups.clone_from(&agent.groups);
+                }
+            }
+        }
         let lowered: Vec<(u32, policy::Lowered)> = {
             let names = self.directory.read();
             names
@@ -829,36 +833,21 @@ impl Engine {
             self.bind(number, lowered)?;
         }
         self.scan();
-        self.save();
+        self.save_or_say();
         Ok(generation)
     }
 
     /// What happens by itself: agents that appear and end, sets that nobody has any more.
     pub fn tick(&self) {
         self.scan();
-        let over: Vec<u32> = {
-            let tasks = self.inner().tables.tasks();
-            let names = self.directory.read();
-            names
-                .agents
-                .iter()
-                .filter(|(_, agent)| !agent.ended && agent.holders == 0)
-                .filter(|(number, agent)| match agent.source {
-                    Source::Run { .. } => {
-                        !populated(&agent.cgroup)
-                            && !tasks.iter().any(|(pid, t)| t.agent == **number && lives(*pid))
-                    }
-                    Source::Folder => host::cgroup_id(&agent.cgroup).ok() != Some(agent.cgroup_id),
-                })
-                .map(|(number, _)| *number)
-                .collect()
-        };
+        let over = self.over();
         let due = self.inner().guarded.elapsed() >= GUARD_AGAIN;
-        if due
-            && self.has_agents()
-            && let Err(error) = self.guard()
-        {
-            eprintln!("ambitd: {error}");
+        if due && self.has_agents() {
+            if let Err(error) = self.guard() {
+                eprintln!("ambitd: {error}");
+            }
+            // Roots that were seen for the first time are remembered, too.
+            self.save_or_say();
         }
         for number in over {
             if let Err(error) = self.end(number) {
@@ -894,6 +883,40 @@ impl Engine {
         });
     }
 
+    /// Agents of which nothing is left: nobody holds them, their cgroup is empty or gone, and no process of
+    /// theirs lives anywhere, at several looks in a row.
+    fn over(&self) -> Vec<u32> {
+        let mut inner = self.inner();
+        let mut living = BTreeSet::new();
+        for (pid, task) in inner.tables.tasks() {
+            if cgroups::lives(pid) {
+                living.insert(task.agent);
+            } else {
+                // Its end was not seen; without this its number would stand for somebody else one day.
+                let _ = inner.tables.forget(pid);
+            }
+        }
+        let names = self.directory.read();
+        let found = names.agents.iter().filter(|(number, agent)| {
+            let gone = match agent.source {
+                Source::Run { .. } => agent.holders == 0 && !cgroups::populated(&agent.cgroup),
+                Source::Folder => host::cgroup_id(&agent.cgroup).ok() != Some(agent.cgroup_id),
+            };
+            !agent.ended && gone && !living.contains(*number)
+        });
+        let found: BTreeSet<u32> = found.map(|(number, _)| *number).collect();
+        inner.quiet.retain(|number, _| found.contains(number));
+        let mut over = Vec::new();
+        for number in found {
+            let ticks = inner.quiet.entry(number).or_insert(0);
+            *ticks += 1;
+            if *ticks >= QUIET_TICKS {
+                over.push(number);
+            }
+        }
+        over
+    }
+
     fn end(&self, number: u32) -> Result<(), EngineError> {
         let mut inner = self.inner();
         let mut names = self.directory.write();
@@ -912,13 +935,14 @@ impl Engine {
         Self::retire(&mut inner, &mut names, set);
         drop(names);
         drop(inner);
-        self.save();
+        self.save_or_say();
         Ok(())
     }
 
     /// True when there was an agent and none is left: an engine on demand may go.
     pub fn idle(&self) -> bool {
-        self.had_agents.load(Ordering::SeqCst) && !self.has_agents()
+        let begun = self.had_agents.load(Ordering::SeqCst) || self.started.elapsed() > UNUSED;
+        begun && !self.has_agents()
     }
 
     fn has_agents(&self) -> bool {
@@ -932,15 +956,18 @@ impl Engine {
         inner.closing
     }
 
-    fn save(&self) {
+    fn save(&self) -> Result<(), EngineError> {
         let inner = self.inner();
-        let state =
+        let mut state =
             State::of(&self.directory.read(), inner.next_agent, inner.next_set, inner.generation);
-        if let Err(error) = state.write(&self.config.daemon.run) {
-            eprintln!(
-                "ambitd: the state could not be written to {}: {error}",
-                self.config.daemon.run.display()
-            );
+        state.attach = Some(self.attach.clone());
+        let run = &self.config.daemon.run;
+        state.write(run).map_err(failed("write", &run.join(state::FILE)))
+    }
+
+    fn save_or_say(&self) {
+        if let Err(error) = self.save() {
+            eprintln!("ambitd: after a crash the agents' names would be lost: {error}");
         }
     }
 
@@ -953,7 +980,7 @@ impl Engine {
             return Ok(true); // gone, or not to be seen: not to be trusted
         };
         let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-        Ok(agent_of_cgroup(&self.directory, own).is_some())
+        Ok(bounds::agent_of_cgroup(&self.directory, own).is_some())
     }
 
     /// Says where `/metrics` is served.
@@ -992,8 +1019,12 @@ impl Engine {
     /// otherwise, or with `detach`, everything is removed.
     pub fn shut_down(&self, detach: bool) {
         let agents = {
-            self.inner().closing = true;
+            let mut inner = self.inner();
+            inner.closing = true;
+            // Known or not: what is bound, or still lives, is bounded by what is pinned.
             self.has_agents()
+                || !inner.tables.cgroups().is_empty()
+                || inner.tables.tasks().iter().any(|(pid, _)| cgroups::lives(*pid))
         };
         if let Some(stream) = lock_of(&self.stream).take() {
             if detach || !agents {
@@ -1004,20 +1035,12 @@ impl Engine {
         }
         drop(lock_of(&self.fanotify).take());
         if detach || !agents {
-            let folders: Vec<(PathBuf, Option<PathBuf>)> = {
-                let names = self.directory.read();
-                let made = names.agents.values().filter(|a| matches!(a.source, Source::Run { .. }));
-                made.map(|agent| (agent.cgroup.clone(), agent.pids_cgroup.clone())).collect()
-            };
             if let Err(error) = remove_all(&self.config, &self.attach) {
                 eprintln!("ambitd: {error}");
             }
-            for (_, pids) in folders {
-                let _ = pids.map(|folder| empty_and_remove(&folder));
-            }
             let _ = fs::remove_file(self.config.daemon.run.join(state::FILE));
         } else {
-            self.save();
+            self.save_or_say();
         }
     }
 }
@@ -1033,64 +1056,40 @@ fn hashed(
     HashedTables::new(lowered, config).map_err(collision)
 }
 
-/// Removes every pin and cgroup of Ambit; what was in the cgroups moves to their parent.
+/// Removes every pin and cgroup of Ambit; what was in the cgroups moves to the nearest group above that
+/// takes processes.
 pub fn remove_all(config: &Config, attach: &Path) -> Result<(), EngineError> {
     let pins = &config.kernel.pins;
     load::remove_pins(pins).map_err(failed("remove the pins in", pins))?;
     let parent = attach.join(&config.kernel.agents);
-    if parent.is_dir() {
-        for entry in fs::read_dir(&parent).map_err(failed("read", &parent))?.filter_map(Result::ok)
-        {
-            if entry.path().is_dir() {
-                empty_and_remove(&entry.path())?;
-            }
+    let leaves: Vec<_> = fs::read_dir(&parent)
+        .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.file_name()).collect())
+        .unwrap_or_default();
+    cgroups::remove_tree(&parent).map_err(failed("remove the cgroup", &parent))?;
+    if let Some(above) = host::pids_v1().map(|pids| pids.join(cgroups::PIDS_V1)) {
+        for leaf in leaves {
+            let folder = above.join(leaf);
+            cgroups::remove_tree(&folder).map_err(failed("remove the cgroup", &folder))?;
         }
-        empty_and_remove(&parent)?;
-    }
-    if let Some(pids) = host::pids_v1() {
-        let folder = pids.join(&config.kernel.agents);
-        if folder.is_dir() {
-            for entry in
-                fs::read_dir(&folder).map_err(failed("read", &folder))?.filter_map(Result::ok)
-            {
-                if entry.path().is_dir() {
-                    empty_and_remove(&entry.path())?;
-                }
-            }
-            let _ = fs::remove_dir(&folder);
-        }
+        let _ = fs::remove_dir(above);
     }
     Ok(())
 }
 
-fn empty_and_remove(folder: &Path) -> Result<(), EngineError> {
-    let up = folder.parent().unwrap_or(folder).join("cgroup.procs");
-    for _ in 0..50 {
-        for pid in processes(folder) {
-            let _ = fs::write(&up, pid.to_string());
-        }
-        match fs::remove_dir(folder) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
-    fs::remove_dir(folder).map_err(failed("remove the cgroup", folder))
+/// Pins have one owner, wherever its folder is.
+fn lock_pins(pins: &Path) -> Result<Lock, EngineError> {
+    host::require_bpffs(pins)?;
+    fs::create_dir_all(pins).map_err(failed("make the folder", pins))?;
+    let folder = fs::File::open(pins).map_err(failed("open", pins))?;
+    alone(folder, pins)
 }
 
-fn lock(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, EngineError> {
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed("open", path))?;
+fn alone(file: fs::File, path: &Path) -> Result<Lock, EngineError> {
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
         .map_err(|_| EngineError::Running { lock: path.to_path_buf() })
 }
 
-fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -1099,139 +1098,4 @@ fn instance() -> String {
     fs::read_to_string("/proc/sys/kernel/random/uuid")
         .map(|text| text.trim().to_owned())
         .unwrap_or_default()
-}
-
-/// Bounds the number of processes: by the cgroup2 controller, else by the version 1 hierarchy. Returns
-/// the folder in the latter.
-fn bound_pids(parent: &Path, cgroup: &Path, leaf: &str, max: u64) -> Option<PathBuf> {
-    let above = parent.parent().unwrap_or(parent);
-    for folder in [above, parent] {
-        let _ = fs::write(folder.join("cgroup.subtree_control"), "+pids");
-    }
-    if fs::write(cgroup.join("pids.max"), max.to_string()).is_ok() {
-        return None;
-    }
-    let made = host::pids_v1()?.join("ambit").join(leaf);
-    fs::create_dir_all(&made).ok()?;
-    if fs::write(made.join("pids.max"), max.to_string()).is_err() {
-        let _ = fs::remove_dir(&made);
-        return None;
-    }
-    Some(made)
-}
-
-/// Processes in a cgroup and beneath it.
-fn processes(cgroup: &Path) -> Vec<u32> {
-    let mut found: Vec<u32> = fs::read_to_string(cgroup.join("cgroup.procs"))
-        .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
-        .unwrap_or_default();
-    if let Ok(entries) = fs::read_dir(cgroup) {
-        for entry in entries.filter_map(Result::ok).filter(|e| e.path().is_dir()) {
-            found.extend(processes(&entry.path()));
-        }
-    }
-    found
-}
-
-/// The ids of all cgroups there are.
-fn cgroup_ids(folder: &Path) -> HashSet<u64> {
-    let mut found = HashSet::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        found.extend(host::cgroup_id(&folder));
-        let Ok(entries) = fs::read_dir(&folder) else {
-            continue;
-        };
-        folders.extend(entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.is_dir()));
-    }
-    found
-}
-
-fn populated(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events"))
-        .is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
-}
-
-fn lives(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
-}
-
-/// Kills a cgroup's processes and those that left it, until none is left.
-fn kill_all(cgroup: &Path, others: impl Fn() -> Vec<u32>) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < deadline {
-        // 5.14 and later; elsewhere one by one, again until forks are outrun.
-        let _ = fs::write(cgroup.join("cgroup.kill"), "1");
-        let mut left = processes(cgroup);
-        left.extend(others());
-        left.retain(|pid| lives(*pid));
-        if left.is_empty() {
-            return;
-        }
-        for pid in left {
-            if let Ok(pid) = i32::try_from(pid) {
-                let pid = nix::unistd::Pid::from_raw(pid);
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            }
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn agent_of_cgroup(directory: &Directory, path: &str) -> Option<u32> {
-    let names = directory.read();
-    names
-        .agents
-        .iter()
-        .filter(|(_, agent)| !agent.ended && Path::new(path).starts_with(&agent.cgroup_path))
-        .max_by_key(|(_, agent)| agent.cgroup_path.len())
-        .map(|(number, _)| *number)
-}
-
-/// What the fanotify backend asks.
-struct Bounds {
-    tables: Mutex<Tables>,
-    directory: Arc<Directory>,
-    config: agent_ebpf::Config,
-    inbox: Arc<Inbox>,
-}
-
-impl fanotify::Bounds for Bounds {
-    fn task(&self, tgid: u32) -> Option<Task> {
-        lock_of(&self.tables).task(tgid).ok().flatten()
-    }
-
-    fn agent_of_cgroup(&self, path: &str) -> Option<u32> {
-        agent_of_cgroup(&self.directory, path)
-    }
-
-    fn enrol(&self, tgid: u32, agent: u32) {
-        let task = Task { agent, ..Task::default() };
-        if let Err(error) = lock_of(&self.tables).enrol(tgid, &task) {
-            eprintln!("ambitd: process {tgid} is judged by its cgroup only: {error}");
-        }
-    }
-
-    fn reach(&self, agent: u32) -> Option<(u32, u8, Arc<HashedTables>)> {
-        let names = self.directory.read();
-        let entry = names.agents.get(&agent)?;
-        let set = names.sets.get(&entry.set)?;
-        Some((entry.set, entry.mode as u8, set.hashed.clone()))
-    }
-
-    fn config(&self) -> agent_ebpf::Config {
-        self.config
-    }
-
-    fn root(&self, agent: u32, seen: &Root) -> Root {
-        let mut names = self.directory.write();
-        match names.agents.get_mut(&agent) {
-            Some(entry) => entry.root.get_or_insert_with(|| seen.clone()).clone(),
-            None => seen.clone(),
-        }
-    }
-
-    fn tell(&self, record: &[u8]) {
-        self.inbox.put(record);
-    }
 }

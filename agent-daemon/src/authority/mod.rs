@@ -1,7 +1,9 @@
 //! When: which agents there are, from when until when, and under which policy.
 
+mod bounds;
 mod directory;
 mod engine;
+mod protect;
 mod state;
 mod stream;
 

@@ -13,7 +13,7 @@ use agent_ebpf::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::directory::{AgentEntry, Inner, Source};
-use crate::policy::Lowered;
+use crate::{kernel::fanotify::Root, policy::Lowered};
 
 /// The file in `daemon.run`.
 pub const FILE: &str = "state.json";
@@ -27,6 +27,8 @@ pub struct State {
     pub next_set: u32,
     /// The last policy generation.
     pub generation: u64,
+    /// Where the pinned network programs are attached.
+    pub attach: Option<PathBuf>,
     /// Agents that run.
     pub agents: Vec<Saved>,
 }
@@ -49,6 +51,7 @@ pub struct Saved {
     pids_cgroup: Option<PathBuf>,
     since: u64,
     events: Option<PathBuf>,
+    root: Option<Root>,
     /// [`digest`] of its tables.
     pub digest: u64,
 }
@@ -80,11 +83,12 @@ impl State {
                 pids_cgroup: agent.pids_cgroup.clone(),
                 since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
                 events: agent.events.clone(),
+                root: agent.root.clone(),
                 digest: inner.sets.get(&agent.set).map_or(0, |set| digest(&set.lowered)),
             })
             .collect();
         agents.sort_by_key(|agent| agent.number);
-        Self { next_agent, next_set, generation, agents }
+        Self { next_agent, next_set, generation, attach: None, agents }
     }
 
     /// Reads the file; a missing one is an empty state.
@@ -128,7 +132,7 @@ impl Saved {
             set: 0,
             attempts: Vec::new(),
             counts: [0; 3],
-            root: None,
+            root: self.root,
             holders: 0,
             ended: false,
         }

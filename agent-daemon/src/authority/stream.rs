@@ -1,7 +1,7 @@
 //! The thread that carries the story: rings, and the fanotify backend, to the pipeline, to the sinks.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -92,6 +92,8 @@ struct Carrier {
     config: EventsConfig,
     /// By the file that an agent's events go to.
     ways: HashMap<PathBuf, Way>,
+    /// Files that could not be opened.
+    refused: HashSet<PathBuf>,
 }
 
 /// One file with the batch that is on its way there.
@@ -126,8 +128,11 @@ impl Stream {
             pipeline,
             config: config.clone(),
             ways: HashMap::new(),
+            refused: HashSet::new(),
         };
-        carrier.way(&config.file)?;
+        let sink = FileSink::open(&config.file, config.max_bytes, config.keep)?;
+        let way = Way { batch: Batch::new(), sink, warned: false };
+        carrier.ways.insert(config.file.clone(), way);
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = stopping.clone();
         let thread =
@@ -206,22 +211,29 @@ impl Carrier {
 
     /// Moves what waits into the batches of its agents' files.
     fn gather(&mut self, own: &mut Vec<Vec<u8>>) -> crate::kernel::rings::Drained {
-        let Self { rings, ways, directory, config, .. } = self;
+        let Self { rings, ways, refused, directory, config, .. } = self;
         let names = directory.read();
-        let common = &config.file;
-        let mut missing = None;
         let mut put = |bytes: &[u8]| {
-            let header = Header::read_from_prefix(bytes).ok().map(|(header, _)| header);
-            let file = header
-                .and_then(|header| names.agents.get(&header.agent))
-                .and_then(|agent| agent.events.as_ref())
-                .unwrap_or(common);
+            let file = Header::read_from_prefix(bytes)
+                .ok()
+                .and_then(|(header, _)| names.agents.get(&header.agent))
+                .and_then(|agent| agent.events.as_deref())
+                .filter(|file| !refused.contains(*file))
+                .unwrap_or(&config.file);
             if !ways.contains_key(file) {
-                missing = Some(file.clone());
+                match FileSink::open(file, config.max_bytes, config.keep) {
+                    Ok(sink) => {
+                        let way = Way { batch: Batch::new(), sink, warned: false };
+                        ways.insert(file.to_path_buf(), way);
+                    }
+                    Err(error) => {
+                        eprintln!("ambitd: {error}; its events go to {}", config.file.display());
+                        refused.insert(file.to_path_buf());
+                    }
+                }
             }
-            let way =
-                if ways.contains_key(file) { ways.get_mut(file) } else { ways.get_mut(common) };
-            if let Some(way) = way {
+            let file = if refused.contains(file) { &config.file } else { file };
+            if let Some(way) = ways.get_mut(file) {
                 way.batch.push(bytes);
             }
         };
@@ -235,29 +247,7 @@ impl Carrier {
         drained.records += from_rings.records;
         drained.denied_bytes = from_rings.denied_bytes;
         drained.told_bytes = from_rings.told_bytes;
-        if let Some(file) = missing
-            && let Err(error) = self.way(&file)
-        {
-            eprintln!("ambitd: {error}; its events go to {}", self.config.file.display());
-            // Not asked again for every record.
-            let mut names = self.directory.write();
-            for agent in names.agents.values_mut() {
-                if agent.events.as_ref() == Some(&file) {
-                    agent.events = None;
-                }
-            }
-        }
         drained
-    }
-
-    /// Opens a file's way, if it is not open.
-    fn way(&mut self, file: &Path) -> Result<(), SinkError> {
-        if self.ways.contains_key(file) {
-            return Ok(());
-        }
-        let sink = FileSink::open(file, self.config.max_bytes, self.config.keep)?;
-        self.ways.insert(file.to_path_buf(), Way { batch: Batch::new(), sink, warned: false });
-        Ok(())
     }
 
     fn tell(&mut self, until: u64, lines: &mut Vec<u8>) {

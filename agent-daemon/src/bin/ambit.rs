@@ -4,10 +4,13 @@ use std::{
     ffi::OsString,
     fs,
     io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _},
-    os::unix::process::CommandExt as _,
+    os::unix::{
+        fs::{DirBuilderExt as _, OpenOptionsExt as _},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use agent_daemon::{
@@ -269,6 +272,9 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
     if !dropped.is_empty() {
         eprintln!("ambit: without the groups {dropped}; --group keeps one");
     }
+    if !started.pids_bounded {
+        eprintln!("ambit: this host has no pids controller; --pids-max has no effect");
+    }
     let outcome = prepared.start()?.wait()?;
     if arguments.audit {
         let finished: Finished = client.ask(&Request::Finish { number: started.number })?;
@@ -285,39 +291,57 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
     Ok(code(outcome.code()))
 }
 
-/// Has the daemon begin the agent. One that was about to end is waited out.
+/// How long a daemon that begins or ends is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Has the running daemon begin the agent, or one that is started for this run and those that join it. One
+/// that is just beginning or ending, for another run, is waited for.
 fn begin(config: &Config, named: Option<&Path>, request: &Request) -> Result<(Client, Started)> {
-    let mut attempts = 0;
+    let deadline = Instant::now() + PATIENCE;
     loop {
-        let mut client = engine(config, named)?;
-        match client.ask(request) {
-            Ok(started) => return Ok((client, started)),
-            Err(ControlError::Refused(why)) if why == authority::CLOSING && attempts < 50 => {}
-            Err(ControlError::Io { .. }) if attempts < 50 => {}
+        let error = match Client::connect(&config.socket()) {
+            Ok(mut client) => match client.ask(request) {
+                Ok(started) => return Ok((client, started)),
+                Err(ControlError::Refused(why)) if why != authority::CLOSING => bail!(why),
+                Err(error) => error.into(),
+            },
+            Err(ControlError::Absent { .. }) => match start_engine(config, named) {
+                Ok(()) => continue,
+                Err(error) if error.to_string().contains("another ambitd runs") => error,
+                Err(error) => return Err(error),
+            },
             Err(error) => return Err(error.into()),
+        };
+        if Instant::now() > deadline {
+            return Err(error);
         }
-        attempts += 1;
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// The running daemon, or one that is started for this run and those that join it.
-fn engine(config: &Config, named: Option<&Path>) -> Result<Client> {
-    let socket = config.socket();
-    match Client::connect(&socket) {
-        Err(ControlError::Absent { .. }) => {}
-        other => return Ok(other?),
-    }
+/// Starts a detached daemon that ends with its last agent; returns when it listens.
+fn start_engine(config: &Config, named: Option<&Path>) -> Result<()> {
     let daemon =
         std::env::current_exe().context("cannot find out where ambit is")?.with_file_name("ambitd");
-    let log_path = config.daemon.run.join("engine.log");
-    fs::create_dir_all(&config.daemon.run)
-        .with_context(|| format!("cannot make {}", config.daemon.run.display()))?;
-    let log = fs::File::create(&log_path)
+    let run = &config.daemon.run;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run)
+        .with_context(|| format!("cannot make {}", run.display()))?;
+    let log_path = run.join("engine.log");
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(&log_path)
         .with_context(|| format!("cannot write {}", log_path.display()))?;
     let mut command = Command::new(&daemon);
     command.args(["--on-demand", "--say-ready"]);
     if let Some(path) = named {
+        let path = std::path::absolute(path)
+            .with_context(|| format!("cannot resolve {}", path.display()))?;
         command.arg("--config").arg(path);
     }
     let mut child = command
@@ -334,16 +358,7 @@ fn engine(config: &Config, named: Option<&Path>) -> Result<Client> {
         while out.read_line(&mut said)? > 0 && said != "ready\n" {}
     }
     if said == "ready\n" {
-        return Ok(Client::connect(&socket)?);
-    }
-    // Two runs at once: the other one's engine holds the lock and will answer in a moment.
-    if said.contains("another ambitd runs") {
-        for _ in 0..100 {
-            std::thread::sleep(Duration::from_millis(50));
-            if let Ok(client) = Client::connect(&socket) {
-                return Ok(client);
-            }
-        }
+        return Ok(());
     }
     bail!("the engine did not start: {}", said.trim_end())
 }

@@ -74,7 +74,8 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 async fn serve(arguments: &Arguments, config: Config, path: Option<PathBuf>) -> Result<()> {
-    // Taken first: a port that is taken must not disturb what runs.
+    let lock = Engine::lock(&config)?;
+    // Taken before anything is loaded: a port that is taken must not disturb what runs.
     let listener = match config.metrics().map_err(anyhow::Error::msg)? {
         Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
             format!(
@@ -85,7 +86,7 @@ async fn serve(arguments: &Arguments, config: Config, path: Option<PathBuf>) -> 
         None => None,
     };
     let socket = config.socket();
-    let engine = tokio::task::spawn_blocking(move || Engine::start(config, path)).await??;
+    let engine = tokio::task::spawn_blocking(move || Engine::start(config, path, lock)).await??;
     let result = serve_engine(arguments, &engine, listener, &socket).await;
     if result.is_err() {
         engine.shut_down(false);

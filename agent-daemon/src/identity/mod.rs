@@ -1,5 +1,7 @@
 //! Who: cgroups and the agents that they hold.
 
+pub mod cgroups;
+
 use std::{
     fs,
     os::unix::ffi::OsStrExt,

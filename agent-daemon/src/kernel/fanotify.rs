@@ -123,7 +123,7 @@ pub trait Bounds: Send + Sync {
 }
 
 /// A root folder and mount namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Root {
     /// `/proc/PID/ns/mnt`.
     pub mount_ns: String,

@@ -324,7 +324,7 @@ fn object(
 
 fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadError> {
     // What an interrupted start left behind is nobody's.
-    remove_pins(&settings.pins)
+    clear_pins(&settings.pins)
         .map_err(|source| LoadError::Io { path: settings.pins.clone(), source })?;
     let btf = Btf::of_kernel()?;
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
@@ -631,6 +631,12 @@ pub(super) fn config_of(map: Map) -> Result<Array<MapData, Config>, TableError> 
 /// The mark of completeness goes first, so that what is left half-way is not taken for whole. Only what
 /// Ambit makes is touched; a folder that does not exist is done.
 pub fn remove_pins(pins: &Path) -> io::Result<()> {
+    clear_pins(pins)?;
+    missing_is_done(fs::remove_dir(pins))
+}
+
+/// As [`remove_pins`], but leaves the folder, which its owner has locked.
+fn clear_pins(pins: &Path) -> io::Result<()> {
     let Ok(entries) = fs::read_dir(pins) else { return Ok(()) };
     for entry in entries.filter_map(Result::ok) {
         if entry.file_name().as_encoded_bytes().starts_with(b"abi") {
@@ -642,7 +648,7 @@ pub fn remove_pins(pins: &Path) -> io::Result<()> {
     for pin in links.chain(maps) {
         missing_is_done(fs::remove_file(pin))?;
     }
-    for folder in [pins.join("links"), pins.join("maps"), pins.to_path_buf()] {
+    for folder in [pins.join("links"), pins.join("maps")] {
         missing_is_done(fs::remove_dir(folder))?;
     }
     Ok(())
