@@ -72,7 +72,11 @@ impl World {
         let stage = Stage::get()?;
         stage.check_is_safe()?;
         let attach = stage.attach()?;
+<<<<<<< HEAD
         let mut world = Self { stage, attach, settings, daemon: None, others: pids_v1_children() };
+=======
+        let mut world = Self { stage, attach, settings, daemon: None };
+>>>>>>> main
         world.clear();
         for folder in ["/ground/.log", "/etc/ambit/policy", "/var/log/ambit"] {
             make_folder(Path::new(folder))?;

@@ -81,6 +81,8 @@ pub struct SetEntry {
     pub hashed: Arc<HashedTables>,
     /// The generation of the policy it was made from.
     pub generation: u64,
+    /// On its way out: only its names are still of use.
+    pub retired: bool,
 }
 
 /// All agents and sets.

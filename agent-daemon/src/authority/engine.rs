@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     directory::{AgentEntry, Directory, SetEntry, Source},
-    state::State,
+    state::{self, State},
     stream::{Inbox, Stream, StreamError},
 };
 use crate::{
@@ -262,7 +262,7 @@ impl Engine {
         } else {
             Some(Policies::check(&policy::read_folder(&config.policy.folder)?)?)
         };
-        let state = State::read(run).map_err(failed("read", &run.join(super::state::FILE)))?;
+        let saved = State::read(run).map_err(failed("read", &run.join(state::FILE)))?;
 
         let settings = load::Settings {
             pins: config.kernel.pins.clone(),
@@ -300,9 +300,9 @@ impl Engine {
             hierarchy,
             hash: loaded.config,
             inner: Mutex::new(Inner {
-                next_set: state.next_set.max(loaded.tables.sets().last().copied().unwrap_or(0) + 1),
-                next_agent: state.next_agent.max(1),
-                generation: state.generation + u64::from(folder.is_some()),
+                next_set: saved.next_set.max(loaded.tables.sets().last().copied().unwrap_or(0) + 1),
+                next_agent: saved.next_agent.max(1),
+                generation: saved.generation + u64::from(folder.is_some()),
                 tables: loaded.tables,
                 folder,
                 retiring: Vec::new(),
@@ -322,7 +322,7 @@ impl Engine {
             }
             error
         };
-        engine.restore(state).map_err(undo)?;
+        engine.restore(saved).map_err(undo)?;
         let stream = Stream::start(&maps, &engine.config.events, directory, inbox.clone(), metrics)
             .map_err(|error| undo(error.into()))?;
         *lock_of(&engine.stream) = Some(stream);
@@ -347,16 +347,17 @@ impl Engine {
     }
 
     /// Takes up the agents that ran when the last daemon ended, and lets go of those that are gone.
-    fn restore(&self, state: State) -> Result<(), EngineError> {
+    fn restore(&self, saved: State) -> Result<(), EngineError> {
         let mut known = Vec::new();
-        for saved in state.agents {
-            let number = saved.number;
+        for saved in saved.agents {
+            let (number, digest) = (saved.number, saved.digest);
             if host::cgroup_id(&saved.cgroup).ok() == Some(saved.cgroup_id) {
                 let entry = saved.entry();
                 let lowered = self.policies_of(&entry.source).map(|p| self.lower(&p, &entry));
                 match lowered {
                     Ok(lowered) => {
                         self.directory.write().agents.insert(number, entry);
+                        self.recognise(number, digest, &lowered)?;
                         self.bind(number, lowered)?;
                         known.push(number);
                     }
@@ -379,6 +380,27 @@ impl Engine {
         }
         for (agent, _) in inner.tables.agents() {
             inner.next_agent = inner.next_agent.max(agent + 1);
+        }
+        Ok(())
+    }
+
+    /// Takes the pinned set of an agent for what it is when it was made from the same tables, so that it
+    /// need not be swapped and its rules keep their names.
+    fn recognise(
+        &self,
+        number: u32,
+        digest: u64,
+        lowered: &policy::Lowered,
+    ) -> Result<(), EngineError> {
+        let inner = self.inner();
+        let pinned = inner.tables.agents().into_iter().find(|(agent, _)| *agent == number);
+        if let Some((_, agent)) = pinned
+            && state::digest(lowered) == digest
+        {
+            let hashed = Arc::new(hashed(lowered, &self.hash)?);
+            let generation = inner.generation;
+            let entry = SetEntry { lowered: lowered.clone(), hashed, generation, retired: false };
+            self.directory.write().sets.insert(agent.set, entry);
         }
         Ok(())
     }
@@ -507,29 +529,35 @@ impl Engine {
                 ))
             })?;
         inner.tables.bind(entry.cgroup_id, level, number)?;
-        if old != 0
-            && old != set
-            && !names.agents.values().any(|agent| !agent.ended && agent.set == old)
-        {
-            inner.retiring.push((old, Instant::now()));
+        if old != set {
+            Self::retire(&mut inner, &mut names, old);
         }
         Ok(())
     }
 
+    /// Lets a set go, after a while, unless some agent still has it.
+    fn retire(inner: &mut Inner, names: &mut super::directory::Inner, set: u32) {
+        if names.agents.values().any(|agent| !agent.ended && agent.set == set) {
+            return;
+        }
+        if let Some(entry) = names.sets.get_mut(&set) {
+            entry.retired = true;
+            inner.retiring.push((set, Instant::now()));
+        }
+    }
+
     fn publish(&self, inner: &mut Inner, lowered: policy::Lowered) -> Result<u32, EngineError> {
-        let retiring: Vec<u32> = inner.retiring.iter().map(|(set, _)| *set).collect();
         let shared = self
             .directory
             .read()
             .sets
             .iter()
-            .find(|(set, entry)| !retiring.contains(set) && entry.lowered == lowered)
+            .find(|(_, entry)| !entry.retired && entry.lowered == lowered)
             .map(|(set, _)| *set);
         if let Some(set) = shared {
             return Ok(set);
         }
-        let collision = |error: policy::Collision| EngineError::Request(error.to_string());
-        let hashed = Arc::new(HashedTables::new(&lowered, &self.hash).map_err(collision)?);
+        let hashed = Arc::new(hashed(&lowered, &self.hash)?);
         let places: Vec<_> =
             lowered.keyed_places(&self.hash).map_err(collision)?.into_iter().collect();
         let peers: Vec<_> =
@@ -538,7 +566,10 @@ impl Engine {
         inner.next_set += 1;
         inner.tables.publish(set, &places, &peers)?;
         let generation = inner.generation;
-        self.directory.write().sets.insert(set, SetEntry { lowered, hashed, generation });
+        self.directory
+            .write()
+            .sets
+            .insert(set, SetEntry { lowered, hashed, generation, retired: false });
         Ok(set)
     }
 
@@ -632,6 +663,14 @@ impl Engine {
             .map_err(|error| EngineError::Request(error.to_string()))?;
         let source = Source::Run { name: request.policy.display().to_string(), text: request.text };
         self.policies_of(&source)?; // before anything is made
+        if let Some(file) = &request.events {
+            crate::sinks::FileSink::open(
+                file,
+                self.config.events.max_bytes,
+                self.config.events.keep,
+            )
+            .map_err(StreamError::from)?;
+        }
         let parent = self.attach.join(&self.config.kernel.agents);
         fs::create_dir_all(&parent).map_err(failed("make the cgroup", &parent))?;
         let number = self.inner().next_agent;
@@ -870,9 +909,7 @@ impl Engine {
             let _ = agent.pids_cgroup.as_ref().map(fs::remove_dir);
         }
         inner.ended.push((number, Instant::now()));
-        if !names.agents.values().any(|agent| !agent.ended && agent.set == set) {
-            inner.retiring.push((set, Instant::now()));
-        }
+        Self::retire(&mut inner, &mut names, set);
         drop(names);
         drop(inner);
         self.save();
@@ -978,11 +1015,22 @@ impl Engine {
             for (_, pids) in folders {
                 let _ = pids.map(|folder| empty_and_remove(&folder));
             }
-            let _ = fs::remove_file(self.config.daemon.run.join(super::state::FILE));
+            let _ = fs::remove_file(self.config.daemon.run.join(state::FILE));
         } else {
             self.save();
         }
     }
+}
+
+fn collision(error: policy::Collision) -> EngineError {
+    EngineError::Request(error.to_string())
+}
+
+fn hashed(
+    lowered: &policy::Lowered,
+    config: &agent_ebpf::Config,
+) -> Result<HashedTables, EngineError> {
+    HashedTables::new(lowered, config).map_err(collision)
 }
 
 /// Removes every pin and cgroup of Ambit; what was in the cgroups moves to their parent.

@@ -1,7 +1,9 @@
 //! What must be known again after a restart: which numbers mean which agents.
 
 use std::{
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -11,6 +13,7 @@ use agent_ebpf::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::directory::{AgentEntry, Inner, Source};
+use crate::policy::Lowered;
 
 /// The file in `daemon.run`.
 pub const FILE: &str = "state.json";
@@ -46,6 +49,15 @@ pub struct Saved {
     pids_cgroup: Option<PathBuf>,
     since: u64,
     events: Option<PathBuf>,
+    /// [`digest`] of its tables.
+    pub digest: u64,
+}
+
+/// Tells tables apart, for the same build: what was pinned from equal ones need not be made anew.
+pub fn digest(lowered: &Lowered) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    lowered.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl State {
@@ -68,6 +80,7 @@ impl State {
                 pids_cgroup: agent.pids_cgroup.clone(),
                 since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
                 events: agent.events.clone(),
+                digest: inner.sets.get(&agent.set).map_or(0, |set| digest(&set.lowered)),
             })
             .collect();
         agents.sort_by_key(|agent| agent.number);
