@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -61,9 +62,10 @@ pub struct World {
     pub attach: PathBuf,
     settings: Settings,
     daemon: Option<Child>,
-    /// What lay among the version 1 cgroups before, and is not ours.
-    others: Vec<PathBuf>,
 }
+
+/// What lay among the version 1 cgroups before the first world, and is not ours.
+static OTHERS: OnceLock<Vec<PathBuf>> = OnceLock::new();
 
 impl World {
     /// An empty world with a configuration and no daemon. An error is something left over from the
@@ -72,7 +74,7 @@ impl World {
         let stage = Stage::get()?;
         stage.check_is_safe()?;
         let attach = stage.attach()?;
-        let mut world = Self { stage, attach, settings, daemon: None, others: pids_v1_children() };
+        let mut world = Self { stage, attach, settings, daemon: None };
         world.clear();
         for folder in ["/ground/.log", "/etc/ambit/policy", "/var/log/ambit"] {
             make_folder(Path::new(folder))?;
@@ -304,8 +306,9 @@ impl World {
             }
         }
         let _ = self.stage.sweep();
+        let others = OTHERS.get_or_init(pids_v1_children);
         for folder in pids_v1_children() {
-            if !self.others.contains(&folder) {
+            if !others.contains(&folder) {
                 // Only an empty one goes: its processes were ended above.
                 let _ = fs::remove_dir(folder);
             }
