@@ -184,6 +184,7 @@ fn enrol(agent: u32, tgid: u32, tid: u32) {
     let Some(config) = CONFIG.get(0) else { return };
     let mut header = Header::default();
     emit::fill(&mut header, &unbound(config, agent, tgid, tid), Kind::Enrol, Hook::SchedFork);
+    header.start = task.start;
     emit::happened(&mut header);
     emit::send(&mut header);
 }

@@ -157,6 +157,8 @@ impl Guest {
         };
         let mut words = vec![
             "console=ttyS0".to_owned(),
+            // Under load the emulated timer may miss the boot-time check.
+            "no_timer_check".to_owned(),
             "panic=-1".to_owned(),
             "quiet".to_owned(),
             "cryptomgr.notests".to_owned(),
