@@ -605,10 +605,29 @@ impl Attacher<'_> {
     }
 }
 
+/// Prints the kernel half's own log lines, for its developers.
 #[cfg(feature = "debug-log")]
 fn start_log(ebpf: &mut Ebpf) {
-    if let Err(error) = aya_log::EbpfLogger::init(ebpf) {
-        eprintln!("no log from the kernel half: {error}");
+    struct Stderr;
+    impl log::Log for Stderr {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            eprintln!("kernel half: {} {}", record.level(), record.args());
+        }
+        fn flush(&self) {}
+    }
+    match aya_log::EbpfLogger::init_with_logger(ebpf, Stderr) {
+        Ok(mut logger) => {
+            let _ = std::thread::Builder::new().name("kernel-log".to_owned()).spawn(move || {
+                loop {
+                    logger.flush();
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+            });
+        }
+        Err(error) => eprintln!("no log from the kernel half: {error}"),
     }
 }
 

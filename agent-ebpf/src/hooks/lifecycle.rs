@@ -58,6 +58,8 @@ pub fn fork(ctx: &BtfTracePointContext) -> i32 {
     emit::fill(&mut record.header, &actor, Kind::Fork, Hook::SchedFork);
     emit::happened(&mut record.header);
     emit::send(&mut record);
+    #[cfg(feature = "debug-log")]
+    aya_log_ebpf::debug!(ctx, "process {} of agent {} forked {}", actor.tgid, actor.agent, tgid);
     0
 }
 

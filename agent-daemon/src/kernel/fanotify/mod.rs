@@ -40,7 +40,13 @@ use nix::{
 
 use self::opener::{BOTH, Purpose};
 use super::host;
-use crate::{events::encode_file, policy::HashedTables};
+use crate::{
+    events::{
+        encode_file,
+        proc::{ProcSource as _, SlashProc},
+    },
+    policy::HashedTables,
+};
 
 const WORKERS: usize = 4;
 
@@ -414,7 +420,12 @@ impl Reader {
         let len = name.len().min(15);
         comm[..len].copy_from_slice(&name[..len]);
         let uid = number(&status, b"Uid:").unwrap_or(u32::MAX);
-        Ok(Some(Who { agent: task.agent, tgid, tid, uid, start: task.start, comm }))
+        // The kernel half learns it at the first exec, which this may be. The opener waits, so it is there.
+        let start = match task.start {
+            0 => SlashProc.read(tgid).map_or(0, |process| process.start),
+            start => start,
+        };
+        Ok(Some(Who { agent: task.agent, tgid, tid, uid, start, comm }))
     }
 }
 
