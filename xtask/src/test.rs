@@ -35,7 +35,7 @@ const SUITES: &[Suite] = &[
     suite(None, &[], 300, 300),
     suite(Some("5.10"), &["--subset"], 240, 900),
     suite(Some("6.1"), &["--subset"], 240, 900),
-    suite(Some("6.12"), &[], 600, 600),
+    suite(Some("6.12"), &[], 900, 900),
     suite(Some("6.18"), &["--subset"], 240, 900),
     suite(Some("7.3"), &["--subset"], 240, 900),
 ];
