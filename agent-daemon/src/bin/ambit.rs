@@ -366,6 +366,7 @@ fn start_engine(config: &Config, named: Option<&Path>) -> Result<()> {
 fn agents(config: &Config, json: bool) -> Result<()> {
     let agents: Vec<Running> = match connect(config) {
         Err(error) if matches!(error.downcast_ref(), Some(ControlError::Absent { .. })) => {
+            eprintln!("ambit: no ambitd runs, so no agent does");
             Vec::new()
         }
         client => client?.ask(&Request::Agents)?,
