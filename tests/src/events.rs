@@ -160,8 +160,10 @@ impl Events {
     /// A reader of what will be written from now on; the file need not exist yet.
     #[must_use]
     pub fn from_now(file: &Path, limit: Duration) -> Self {
-        let from = fs::metadata(file).map_or(0, |data| data.len());
-        Self { file: file.to_path_buf(), from: usize::try_from(from).unwrap_or(usize::MAX), limit }
+        // At a line's beginning: the last one may be in the middle of being written.
+        let written = fs::read(file).unwrap_or_default();
+        let from = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        Self { file: file.to_path_buf(), from, limit }
     }
 
     /// A reader of the whole file.
