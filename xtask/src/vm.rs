@@ -28,6 +28,9 @@ const PROGRAMS: &[&str] = &["ambit", "ambitd", "ambit-e2e", "ambit-actor"];
 
 const DISK_MIB: u64 = 256;
 
+/// How often a guest is booted that dies before its command says a word.
+const BOOTS: u32 = 3;
+
 /// A run of one command in a guest.
 #[derive(Debug)]
 pub struct Guest {
@@ -69,7 +72,7 @@ impl Guest {
 
     /// Boots, runs and ends the guest, handing over each line of the command's output as it comes.
     /// A guest that overran or died is said so on stderr and has the code for it, not an error.
-    pub fn run(&self, cache: &Cache, line: impl FnMut(&str)) -> Result<Ended> {
+    pub fn run(&self, cache: &Cache, mut line: impl FnMut(&str)) -> Result<Ended> {
         let qemu = process::find("qemu-system-x86_64").context(
             "qemu-system-x86_64 is missing; install the package qemu-system-x86 \
              (`cargo xtask setup` does)",
@@ -80,8 +83,27 @@ impl Guest {
         initramfs::write(cache, &kernel, &self.tree()?, &archive)?;
         let disk = disk(cache)?;
 
-        let mut machine = self.machine(&qemu, &kernel, &workshop, &archive, disk.as_deref());
-        let mut ended = process::watch(&mut machine, Some(self.limit), line)?;
+        // Emulated CPUs that patch code under each other may oops while they boot; a guest that died
+        // before its command said a word is booted again.
+        let mut boots = 1;
+        let mut ended = loop {
+            let mut machine = self.machine(&qemu, &kernel, &workshop, &archive, disk.as_deref());
+            let mut spoke = false;
+            let ended = process::watch(&mut machine, Some(self.limit), |text| {
+                spoke = true;
+                line(text);
+            })?;
+            let status = fs::read_to_string(workshop.status()).unwrap_or_default();
+            if spoke || ended.timed_out || !status.trim().is_empty() || boots == BOOTS {
+                break ended;
+            }
+            boots += 1;
+            process::say(&format!(
+                "the guest with kernel {} died while it booted; booting it again; {}",
+                kernel.release,
+                workshop.keep_console()?
+            ));
+        };
         let status = fs::read_to_string(workshop.status()).unwrap_or_default();
         let code: Option<i32> = status.trim().parse().ok();
         if ended.timed_out {
