@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::policy::AgentName;
+use crate::policy::{AgentName, Attributes};
 
 /// Where the file is looked for when nobody names one.
 pub const DEFAULT_PATH: &str = "/etc/ambit/ambit.toml";
@@ -88,6 +88,9 @@ pub struct KernelConfig {
     pub denied_ring_bytes: u32,
     /// Bytes of the ring for everything else: a power of two, at least a page.
     pub told_ring_bytes: u32,
+    /// How many processes of agents there may be at once, of all agents together; to one beyond it
+    /// nothing is permitted.
+    pub processes: u32,
 }
 
 impl Default for KernelConfig {
@@ -100,6 +103,7 @@ impl Default for KernelConfig {
             filesystems: Vec::new(),
             denied_ring_bytes: 4 << 20,
             told_ring_bytes: 16 << 20,
+            processes: 1 << 16,
         }
     }
 }
@@ -173,6 +177,9 @@ pub struct AgentConfig {
     /// Its groups in policies.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// What policies may ask of it.
+    #[serde(default)]
+    pub attributes: Attributes,
     /// Pattern of cgroup paths beneath `kernel.attach`; `*` and `?` match within a component.
     pub cgroup: Option<String>,
     /// systemd unit, e.g. `coder.service` or `agents.slice`.
@@ -259,6 +266,9 @@ impl Config {
             if !bytes.is_power_of_two() || bytes < 4096 {
                 return Err(format!("{key} = {bytes}: write a power of two, at least 4096"));
             }
+        }
+        if self.kernel.processes == 0 {
+            return Err("kernel.processes must be at least 1".to_owned());
         }
         if self.events.max_bytes < 4096 || self.events.keep == 0 {
             return Err("events: max_bytes must be at least 4096 and keep at least 1".to_owned());

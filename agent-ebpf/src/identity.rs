@@ -13,7 +13,7 @@ use aya_ebpf::{
 
 use crate::{
     emit,
-    maps::{AGENTS, CGROUPS, CONFIG, TASKS},
+    maps::{AGENTS, CGROUPS, CONFIG, STRAYED, STRAYS, TASKS},
     offsets::{known, offsets},
 };
 
@@ -68,7 +68,9 @@ pub fn current() -> Option<Actor> {
     if config.levels == 0 {
         return None;
     }
-    let agent = by_cgroup(config.levels)?;
+    let Some(agent) = by_cgroup(config.levels) else {
+        return Some(unbound(config, stray(tgid)?, tgid, tid));
+    };
     enrol(agent, tgid, tid);
     match TASKS.get_ptr_mut(&tgid) {
         Some(task) => Some(actor(config, task, tgid, tid)),
@@ -81,8 +83,37 @@ pub fn current() -> Option<Actor> {
 #[inline(always)]
 pub fn already(tgid: u32, tid: u32) -> Option<Actor> {
     let config = CONFIG.get(0)?;
-    let task = TASKS.get_ptr_mut(&tgid)?;
-    Some(actor(config, task, tgid, tid))
+    match TASKS.get_ptr_mut(&tgid) {
+        Some(task) => Some(actor(config, task, tgid, tid)),
+        None => Some(unbound(config, stray(tgid)?, tgid, tid)),
+    }
+}
+
+/// Writes down whose process this is; false when there was no room and it became a stray, and there was
+/// no room for that either.
+#[inline(always)]
+pub fn bind(tgid: u32, task: &Task) -> bool {
+    if TASKS.insert(&tgid, task, BPF_ANY as u64).is_ok() {
+        return true;
+    }
+    let _ = STRAYED.set(0, &1, 0);
+    STRAYS.insert(&tgid, &task.agent, BPF_ANY as u64).is_ok()
+}
+
+/// Forgets a process; false when somebody else did so before.
+#[inline(always)]
+pub fn forget(tgid: u32) -> bool {
+    TASKS.remove(&tgid).is_ok() || (stray(tgid).is_some() && STRAYS.remove(&tgid).is_ok())
+}
+
+/// The agent of a process that [`TASKS`] had no room for.
+#[inline(always)]
+fn stray(tgid: u32) -> Option<u32> {
+    if *STRAYED.get(0)? == 0 {
+        return None;
+    }
+    // SAFETY: the value is one word.
+    unsafe { STRAYS.get(&tgid) }.copied()
 }
 
 #[inline(always)]
@@ -139,10 +170,17 @@ fn own_group() -> Option<u64> {
     read(read(task, &offsets().task_cgroups)?, &offsets().css_set_group)
 }
 
+/// Reads a member of a kernel object; the helper checks the address.
 #[inline(always)]
-fn read<T: Copy>(base: u64, offset: &'static u32) -> Option<T> {
+pub fn read<T: Copy>(base: u64, offset: &'static u32) -> Option<T> {
+    read_at(base.wrapping_add(known(offset) as u64))
+}
+
+/// Reads from an address in the kernel; the helper checks it.
+#[inline(always)]
+pub fn read_at<T: Copy>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel((base + known(offset) as u64) as *const T).ok() }
+    unsafe { bpf_probe_read_kernel(address as *const T).ok() }
 }
 
 #[inline(always)]
@@ -178,8 +216,8 @@ fn enrol(agent: u32, tgid: u32, tid: u32) {
     let mut task = Task { agent, ..Task::default() };
     // What cannot be read stays zero, which no later root equals.
     let _ = place(&mut task);
-    if TASKS.insert(&tgid, &task, BPF_ANY as u64).is_err() {
-        return;
+    if !bind(tgid, &task) {
+        return; // still found by its cgroup
     }
     let Some(config) = CONFIG.get(0) else { return };
     let mut header = Header::default();

@@ -11,10 +11,14 @@ pub use abi::*;
 
 /// The tables of one policy set, as [`PathWalk`] and [`decide_peer`] ask them.
 pub trait Reach {
-    /// What the policy says of the place with this key, if anything.
+    /// What the policy says of the objects of this key, if anything.
     fn place(&self, key: &PlaceKey) -> Option<&PlaceCell>;
+    /// Where the automaton of patterns goes from this state, if it goes anywhere.
+    fn row(&self, state: u32) -> Option<&PatternRow>;
     /// What the policy says under the longest prefix that holds this key, if anything.
     fn peer(&self, key: &PeerKey) -> Option<&PeerCell>;
+    /// What rules that join dimensions say of these classes, if anything.
+    fn join(&self, key: &JoinKey) -> Option<&Pair>;
 }
 
 /// A verdict before the agent's mode is applied, with its reason.
@@ -43,6 +47,28 @@ impl Decision {
         } else {
             Self::because(Reason::NoPermit)
         }
+    }
+
+    /// The same, where the object itself is forbidden whatever it is called. What could not be judged stays so.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or_forbidden(self, object: RuleId) -> Self {
+        let named = match self.reason {
+            Reason::Permitted | Reason::NoPermit => RULE_NONE,
+            Reason::Forbidden => self.rule,
+            Reason::PathUnresolved
+            | Reason::RootChanged
+            | Reason::NoPolicy
+            | Reason::NoName
+            | Reason::Anonymous
+            | Reason::NoScratch
+            | Reason::PeerUnresolved => return self,
+        };
+        if object == RULE_NONE {
+            return self;
+        }
+        let by_name = Pair { permit: RULE_NONE, forbid: named };
+        Self::of(by_name.and(Pair { permit: RULE_NONE, forbid: object }))
     }
 
     /// True when the action may go ahead.
@@ -101,64 +127,170 @@ impl PathHash {
 
     /// The key of what was taken so far.
     #[inline(always)]
-    pub const fn key(&self) -> PlaceKey {
-        PlaceKey { hash: self.state, len: self.len, pad: 0 }
+    pub const fn key(&self, kind: PlaceKind) -> PlaceKey {
+        PlaceKey { hash: self.state, len: self.len, kind: kind as u32 }
     }
 
-    /// The key of a whole absolute path, as rules are stored. The root folder is the empty path.
-    pub fn of(config: &Config, path: &[u8]) -> PlaceKey {
+    /// The key of some bytes, as rules are stored.
+    pub fn of(config: &Config, kind: PlaceKind, bytes: &[u8]) -> PlaceKey {
         let mut hash = Self::new(config);
-        for byte in if path == b"/" { &[] } else { path } {
-            hash.push(*byte);
+        if matches!(kind, PlaceKind::Suffix) {
+            bytes.iter().rev().for_each(|byte| hash.push(*byte));
+        } else {
+            bytes.iter().for_each(|byte| hash.push(*byte));
         }
-        hash.key()
+        hash.key(kind)
     }
 }
 
-/// One walk along an absolute path, gathering what the policy says of each folder on the way and of
-/// the object at its end. Feed every byte to [`PathWalk::step`], then call [`PathWalk::finish`].
+/// Nothing is said.
+const NONE: Pair = Pair { permit: RULE_NONE, forbid: RULE_NONE };
+
+/// One walk along an absolute path, or along `@` and an abstract unix address: forth, for the folders and prefixes that hold the object, itself,
+/// and the patterns that match; then back, for its suffix. Feed every byte to [`PathWalk::step`], then
+/// call [`PathWalk::turn`], feed as many bytes as it says, from the last one on, to
+/// [`PathWalk::step_back`], and call [`PathWalk::finish`].
+///
+/// On each of these dimensions the nearest cell counts, and no other.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct PathWalk {
     hash: PathHash,
+    /// What of [`PlaceCell::lengths`] is yet to come.
+    lengths: u64,
+    /// What the nearest cell of this dimension says.
+    nearest: Pair,
+    /// What the dimensions before it said.
     found: Pair,
+    /// The nearest cell's class in this dimension.
+    class: u32,
+    /// Its class by path.
+    path_class: u32,
     facet: u32,
-    pad: u32,
+    state: u32,
 }
 
 impl PathWalk {
     /// A walk that has not begun.
     #[inline(always)]
     pub const fn new(config: &Config, facet: Facet) -> Self {
-        let found = Pair { permit: RULE_NONE, forbid: RULE_NONE };
-        Self { hash: PathHash::new(config), found, facet: facet as u32, pad: 0 }
+        Self {
+            hash: PathHash::new(config),
+            // A first byte that is no slash is the `@` of an abstract address, which is in no folder.
+            lengths: 1,
+            nearest: NONE,
+            found: NONE,
+            class: 0,
+            path_class: 0,
+            facet: facet as u32,
+            state: STATE_START,
+        }
     }
 
+    /// The walk's own of a cell's pairs.
     #[inline(always)]
-    fn facet(&self) -> usize {
-        // The kernel's verifier wants to see the bound; `new` never exceeds it.
-        if self.facet < FACETS as u32 { self.facet as usize } else { 0 }
+    const fn pair(&self, cell: &PlaceCell) -> Pair {
+        cell.pairs[self.facet as usize & (FACETS - 1)]
+    }
+
+    /// Lets a cell be the nearest.
+    #[inline(always)]
+    fn take(&mut self, cell: &PlaceCell) {
+        self.nearest = self.pair(cell);
+        self.class = cell.class;
+    }
+
+    /// One byte more: whether a key goes on exactly here.
+    #[inline(always)]
+    fn is_in_use(&mut self) -> bool {
+        let here = self.lengths & 1 != 0;
+        // The highest bit stays: it stands for every further length.
+        self.lengths = (self.lengths as i64 >> 1) as u64;
+        here
     }
 
     /// Takes the next byte. A slash ends the name of a folder that the object lies beneath.
     #[inline(always)]
     pub fn step(&mut self, byte: u8, reach: &impl Reach) {
-        if byte == b'/'
-            && let Some(cell) = reach.place(&self.hash.key())
-        {
-            self.found = self.found.and(cell.beneath[self.facet()]);
+        if byte == b'/' {
+            self.lengths = 0;
+            if let Some(cell) = reach.place(&self.hash.key(PlaceKind::Beneath)) {
+                self.take(cell);
+                self.lengths = cell.lengths;
+            }
+            self.hash.push(byte);
+        } else {
+            self.hash.push(byte);
+            if self.is_in_use()
+                && let Some(cell) = reach.place(&self.hash.key(PlaceKind::Prefix))
+            {
+                self.take(cell);
+                self.lengths |= cell.lengths;
+            }
         }
-        self.hash.push(byte);
     }
 
-    /// Judges the object itself and ends the walk. The root folder is walked as no bytes at all.
+    /// Takes the same byte through the patterns. Where there are none, this need not be called.
+    #[inline(always)]
+    pub fn step_pattern(&mut self, byte: u8, reach: &impl Reach) {
+        if self.state != STATE_DEAD
+            && let Some(row) = reach.row(self.state)
+        {
+            self.state = row.next[byte as usize] as u32;
+        }
+    }
+
+    /// Judges the object itself, and says how many bytes to walk back.
+    #[inline(always)]
+    pub fn turn(&mut self, config: &Config, reach: &impl Reach) -> u32 {
+        if let Some(cell) = reach.place(&self.hash.key(PlaceKind::Object)) {
+            self.take(cell);
+        }
+        self.found = self.nearest;
+        self.path_class = self.class;
+        self.nearest = NONE;
+        self.class = 0;
+        self.hash = PathHash::new(config);
+        match reach.place(&self.hash.key(PlaceKind::Suffix)) {
+            Some(cell) => {
+                self.take(cell);
+                self.lengths = cell.lengths;
+                cell.longest
+            }
+            None => 0,
+        }
+    }
+
+    /// Takes the byte before.
+    #[inline(always)]
+    pub fn step_back(&mut self, byte: u8, reach: &impl Reach) {
+        self.hash.push(byte);
+        if self.is_in_use()
+            && let Some(cell) = reach.place(&self.hash.key(PlaceKind::Suffix))
+        {
+            self.take(cell);
+        }
+    }
+
+    /// Ends the walk.
     #[inline(always)]
     pub fn finish(&mut self, reach: &impl Reach) -> Decision {
-        if let Some(cell) = reach.place(&self.hash.key()) {
-            let facet = self.facet();
-            self.found = self.found.and(cell.beneath[facet]).and(cell.exact[facet]);
+        let mut found = self.found.and(self.nearest);
+        let mut classes = [self.path_class, self.class, 0];
+        // Where there are patterns, no path ends in the state in which it began.
+        if self.state != STATE_START
+            && let Some(cell) = reach.place(&PlaceKey::state(self.state))
+        {
+            found = found.and(self.pair(cell));
+            classes[2] = cell.class;
         }
-        Decision::of(self.found)
+        // No rule that joins dimensions holds of a path of class 0.
+        if self.path_class != 0
+            && let Some(joined) = reach.join(&JoinKey { facet: self.facet, classes })
+        {
+            found = found.and(*joined);
+        }
+        Decision::of(found)
     }
 }
 
@@ -169,11 +301,38 @@ pub fn decide_path(config: &Config, facet: Facet, path: &[u8], reach: &impl Reac
     if path.first() != Some(&b'/') {
         return Decision::because(Reason::PathUnresolved);
     }
+    walk(config, facet, path, reach)
+}
+
+/// Judges an action on a unix socket, by its absolute path or by `@` and its abstract address: the
+/// host's way. Any other name is [`Reason::PathUnresolved`].
+pub fn decide_socket(config: &Config, facet: Facet, name: &[u8], reach: &impl Reach) -> Decision {
+    if !matches!(name.first(), Some(b'/' | b'@')) {
+        return Decision::because(Reason::PathUnresolved);
+    }
+    walk(config, facet, name, reach)
+}
+
+fn walk(config: &Config, facet: Facet, name: &[u8], reach: &impl Reach) -> Decision {
     let mut walk = PathWalk::new(config, facet);
-    for byte in if path == b"/" { &[] } else { path } {
+    for byte in name {
         walk.step(*byte, reach);
+        walk.step_pattern(*byte, reach);
+    }
+    let back = walk.turn(config, reach) as usize;
+    for byte in name.iter().rev().take(back) {
+        walk.step_back(*byte, reach);
     }
     walk.finish(reach)
+}
+
+/// Judges what has a number and no path: a kind of socket to make, or a privilege.
+#[inline(always)]
+pub fn decide_numbered(key: &PlaceKey, reach: &impl Reach) -> Decision {
+    match reach.place(key) {
+        Some(cell) => Decision::of(cell.pairs[NUMBERED]),
+        None => Decision::because(Reason::NoPermit),
+    }
 }
 
 /// An internet peer in the one form in which it is judged.
@@ -219,32 +378,59 @@ impl Peer {
         Self { protocol, family: family::V6, port, address }
     }
 
-    const fn key(&self, protocol: u8, port: [u8; 2]) -> PeerKey {
+    #[inline(always)]
+    const fn address_key(&self) -> PeerKey {
         let bits = if self.family == family::V4 { 32 } else { 128 };
         PeerKey {
-            prefix_len: PEER_FIXED_BITS + bits,
-            protocol,
-            family: self.family,
-            port,
+            prefix_len: PeerKey::ADDRESS + bits,
+            kind: PeerKind::Address as u8,
+            of: self.family,
+            port: [0, 0],
             address: self.address,
+        }
+    }
+
+    #[inline(always)]
+    const fn port_key(&self, kind: PeerKind) -> PeerKey {
+        let named = matches!(kind, PeerKind::Port);
+        PeerKey {
+            prefix_len: PeerKey::PORT + 16,
+            kind: kind as u8,
+            of: if named { self.protocol } else { 0 },
+            port: self.port,
+            address: [0; 16],
         }
     }
 }
 
-/// Judges a peer: the rules for its protocol and port, for either alone, and for neither.
+/// Judges a peer: what holds of its address, of its protocol and port, and of both together.
+///
+/// An action that is not about peers is permitted by nothing.
 #[inline(always)]
 pub fn decide_peer(action: Action, peer: &Peer, reach: &impl Reach) -> Decision {
-    let mut found = Pair::default();
-    let mut ask = |protocol, port| {
-        if let Some(cell) = reach.peer(&peer.key(protocol, port)) {
-            found =
-                found.and(if matches!(action, Action::Bind) { cell.bind } else { cell.connect });
-        }
+    let Some(facet) = PeerFacet::of(action) else {
+        return Decision::because(Reason::NoPermit);
     };
-    ask(peer.protocol, peer.port);
-    ask(peer.protocol, [0, 0]);
-    ask(protocol::ANY, peer.port);
-    ask(protocol::ANY, [0, 0]);
+    let mut found = NONE;
+    let mut classes = [0; 3];
+    if let Some(cell) = reach.peer(&peer.address_key()) {
+        found = cell.pairs[facet as usize];
+        classes[0] = cell.class;
+    }
+    let port = match reach.peer(&peer.port_key(PeerKind::Port)) {
+        Some(cell) => Some(cell),
+        None => reach.peer(&peer.port_key(PeerKind::OtherPort)),
+    };
+    if let Some(cell) = port {
+        found = found.and(cell.pairs[facet as usize]);
+        classes[1] = cell.class;
+    }
+    // No rule that joins dimensions holds of an address of class 0.
+    if classes[0] != 0
+        && let Some(joined) = reach.join(&JoinKey { facet: JoinKey::PEERS | facet as u32, classes })
+    {
+        found = found.and(*joined);
+    }
     Decision::of(found)
 }
 

@@ -13,10 +13,10 @@ mod offsets;
 
 use agent_ebpf::Hook;
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_sock_addr, lsm},
-    programs::{BtfTracePointContext, LsmContext, SockAddrContext},
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
+    programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
 };
-use hooks::{exec, file, guard, lifecycle, net, privilege};
+use hooks::{change, exec, file, lifecycle, net, privilege, socket, unix};
 
 #[lsm(hook = "file_open")]
 fn file_open(ctx: LsmContext) -> i32 {
@@ -83,44 +83,154 @@ fn sched_exit(ctx: BtfTracePointContext) -> i32 {
     lifecycle::exit(&ctx)
 }
 
-#[lsm(hook = "inode_unlink")]
-fn inode_unlink(ctx: LsmContext) -> i32 {
-    guard::removes(&ctx, Hook::InodeUnlink)
+#[lsm(hook = "path_unlink")]
+fn path_unlink(ctx: LsmContext) -> i32 {
+    change::remove(&ctx, Hook::PathUnlink)
 }
 
-#[lsm(hook = "inode_rmdir")]
-fn inode_rmdir(ctx: LsmContext) -> i32 {
-    guard::removes(&ctx, Hook::InodeRmdir)
+#[lsm(hook = "path_rmdir")]
+fn path_rmdir(ctx: LsmContext) -> i32 {
+    change::remove(&ctx, Hook::PathRmdir)
 }
 
-#[lsm(hook = "inode_create")]
-fn inode_create(ctx: LsmContext) -> i32 {
-    guard::makes(&ctx, Hook::InodeCreate)
+#[lsm(hook = "path_mkdir")]
+fn path_mkdir(ctx: LsmContext) -> i32 {
+    change::make(&ctx, Hook::PathMkdir)
 }
 
-#[lsm(hook = "inode_mkdir")]
-fn inode_mkdir(ctx: LsmContext) -> i32 {
-    guard::makes(&ctx, Hook::InodeMkdir)
+#[lsm(hook = "path_symlink")]
+fn path_symlink(ctx: LsmContext) -> i32 {
+    change::make(&ctx, Hook::PathSymlink)
 }
 
-#[lsm(hook = "inode_symlink")]
-fn inode_symlink(ctx: LsmContext) -> i32 {
-    guard::makes(&ctx, Hook::InodeSymlink)
+#[lsm(hook = "path_mknod")]
+fn path_mknod(ctx: LsmContext) -> i32 {
+    change::make_node(&ctx)
 }
 
-#[lsm(hook = "inode_rename")]
-fn inode_rename(ctx: LsmContext) -> i32 {
-    guard::rename(&ctx)
+#[lsm(hook = "path_rename")]
+fn path_rename(ctx: LsmContext) -> i32 {
+    change::rename(&ctx)
 }
 
-#[lsm(hook = "inode_link")]
-fn inode_link(ctx: LsmContext) -> i32 {
-    guard::link(&ctx)
+#[lsm(hook = "path_link")]
+fn path_link(ctx: LsmContext) -> i32 {
+    change::link(&ctx)
 }
 
 #[lsm(hook = "path_truncate")]
 fn path_truncate(ctx: LsmContext) -> i32 {
-    guard::truncate(&ctx)
+    change::truncate(&ctx)
+}
+
+#[lsm(hook = "path_chmod")]
+fn path_chmod(ctx: LsmContext) -> i32 {
+    change::chmod(&ctx)
+}
+
+#[lsm(hook = "path_chown")]
+fn path_chown(ctx: LsmContext) -> i32 {
+    change::chown(&ctx)
+}
+
+#[lsm(hook = "inode_setattr")]
+fn inode_setattr(ctx: LsmContext) -> i32 {
+    change::times(&ctx)
+}
+
+#[lsm(hook = "inode_setxattr")]
+fn inode_setxattr(ctx: LsmContext) -> i32 {
+    change::attribute(&ctx, Hook::InodeSetxattr, ctx.arg(6))
+}
+
+#[lsm(hook = "inode_removexattr")]
+fn inode_removexattr(ctx: LsmContext) -> i32 {
+    change::attribute(&ctx, Hook::InodeRemovexattr, ctx.arg(3))
+}
+
+#[lsm(hook = "inode_set_acl")]
+fn inode_set_acl(ctx: LsmContext) -> i32 {
+    change::attribute(&ctx, Hook::InodeSetAcl, ctx.arg(4))
+}
+
+#[lsm(hook = "inode_remove_acl")]
+fn inode_remove_acl(ctx: LsmContext) -> i32 {
+    change::attribute(&ctx, Hook::InodeRemoveAcl, ctx.arg(3))
+}
+
+#[lsm(hook = "socket_create")]
+fn socket_create(ctx: LsmContext) -> i32 {
+    socket::create(&ctx)
+}
+
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    socket::made(&ctx)
+}
+
+#[lsm(hook = "socket_listen")]
+fn socket_listen(ctx: LsmContext) -> i32 {
+    net::listen(&ctx)
+}
+
+#[lsm(hook = "socket_bind")]
+fn socket_bind(ctx: LsmContext) -> i32 {
+    unix::bind(&ctx)
+}
+
+#[lsm(hook = "unix_stream_connect")]
+fn unix_connect(ctx: LsmContext) -> i32 {
+    unix::connect(&ctx)
+}
+
+#[lsm(hook = "unix_may_send")]
+fn unix_may_send(ctx: LsmContext) -> i32 {
+    unix::may_send(&ctx)
+}
+
+#[lsm(hook = "ptrace_access_check")]
+fn ptrace_check(ctx: LsmContext) -> i32 {
+    privilege::ptrace(&ctx)
+}
+
+#[lsm(hook = "task_kill")]
+fn task_kill(ctx: LsmContext) -> i32 {
+    privilege::signal(&ctx)
+}
+
+#[lsm(hook = "sb_mount")]
+fn sb_mount(ctx: LsmContext) -> i32 {
+    privilege::mount(&ctx, ctx.arg(5), Hook::SbMount)
+}
+
+#[lsm(hook = "move_mount")]
+fn move_mount(ctx: LsmContext) -> i32 {
+    privilege::mount(&ctx, ctx.arg(2), Hook::MoveMount)
+}
+
+#[lsm(hook = "sb_umount")]
+fn sb_umount(ctx: LsmContext) -> i32 {
+    privilege::mount(&ctx, ctx.arg(2), Hook::SbUmount)
+}
+
+#[lsm(hook = "sb_pivotroot")]
+fn sb_pivotroot(ctx: LsmContext) -> i32 {
+    privilege::mount(&ctx, ctx.arg(2), Hook::SbPivotroot)
+}
+
+#[lsm(hook = "userns_create")]
+fn userns_create(ctx: LsmContext) -> i32 {
+    privilege::user_namespace(&ctx)
+}
+
+#[lsm(hook = "capable")]
+fn capable(ctx: LsmContext) -> i32 {
+    privilege::capable(&ctx)
+}
+
+#[lsm(hook = "bprm_creds_from_file")]
+fn bprm_creds(ctx: LsmContext) -> i32 {
+    privilege::creds_from_file(&ctx)
 }
 
 #[panic_handler]

@@ -4,8 +4,9 @@
 //! it loads them.
 
 use agent_ebpf::{
-    ARGV_MAX, Agent, Config, ExecBody, FileBody, Header, ObjectKey, PATH_MAX, PathWalk, PeerCell,
-    PeerKey, PlaceCell, PlaceKey, Stream, Task,
+    ARGV_MAX, Agent, Config, ExecBody, FACETS, FileBody, Header, JoinKey, ObjectCell, ObjectKey,
+    PATH_MAX, Pair, PathWalk, PatternRow, PeerCell, PeerKey, PlaceCell, PlaceKey, RuleId,
+    SLOTS_PER_CPU, Stream, Task,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -32,6 +33,15 @@ pub static CGROUPS: HashMap<u64, u32, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static TASKS: HashMap<u32, Task, 32768, NO_PREALLOC> = HashMap::new();
 
+/// Agents' processes that [`TASKS`] had no room for, with their agent: nothing is permitted to them. It
+/// has its memory from the beginning. Written by the hooks.
+#[btf_map]
+pub static STRAYS: HashMap<u32, u32, 4096> = HashMap::new();
+
+/// 1 once there has been a stray: bystanders pay for the look into [`STRAYS`] only then.
+#[btf_map]
+pub static STRAYED: Array<u32, 1> = Array::new();
+
 /// Policy set to its places. The inner tables are written by the daemon before they are published and
 /// never after.
 #[btf_map]
@@ -40,6 +50,19 @@ pub static PLACES: HashOfMaps<u32, PlaceTable, 4096> = HashOfMaps::new();
 /// Policy set to its peers; published like `PLACES`.
 #[btf_map]
 pub static PEERS: HashOfMaps<u32, PeerTable, 4096> = HashOfMaps::new();
+
+/// Policy set to its automaton of patterns, where it has any; published like `PLACES`.
+#[btf_map]
+pub static PATTERNS: HashOfMaps<u32, PatternTable, 4096> = HashOfMaps::new();
+
+/// Policy set to its rules that join dimensions, where it has any; published like `PLACES`.
+#[btf_map]
+pub static JOINS: HashOfMaps<u32, JoinTable, 4096> = HashOfMaps::new();
+
+/// Policy set to the objects that it forbids whatever they are called. The inner tables are written by the
+/// daemon before they are published, and again when it finds other objects at the places of the rules.
+#[btf_map]
+pub static OBJECTS: HashOfMaps<u32, ObjectTable, 4096> = HashOfMaps::new();
 
 /// What the tables of one policy set look like, by sizes and not by types: from 5.15 to 6.1 the kernel
 /// takes an inner map with type information for another kind than one without (`timer_off` in
@@ -66,6 +89,19 @@ inner_table!(
     /// [`agent_ebpf::PeerKey`] to [`PeerCell`], by longest prefix.
     PeerTable, BPF_MAP_TYPE_LPM_TRIE, PeerKey, PeerCell
 );
+inner_table!(
+    /// State to [`PatternRow`].
+    PatternTable, BPF_MAP_TYPE_HASH, u32, PatternRow
+);
+inner_table!(
+    /// [`JoinKey`] to [`Pair`].
+    JoinTable, BPF_MAP_TYPE_HASH, JoinKey, Pair
+);
+
+inner_table!(
+    /// [`ObjectKey`] to [`ObjectCell`].
+    ObjectTable, BPF_MAP_TYPE_HASH, ObjectKey, ObjectCell
+);
 
 /// Objects of Ambit's own, and the folders that lead to them. Written by the daemon.
 #[btf_map]
@@ -84,16 +120,14 @@ pub static TOLD: RingBuf<u8, { 1 << 22 }> = RingBuf::new();
 pub static STREAM: PerCpuArray<Stream, 2> = PerCpuArray::new();
 
 /// Room in which a path is resolved and its record built. Hooks may be preempted, so a slot is
-/// claimed, not indexed by CPU; each CPU begins to look at a place of its own.
+/// claimed, not indexed by CPU; each CPU looks for one among [`SLOTS_PER_CPU`] of its own. The
+/// daemon makes the table as large as the host has CPUs.
 #[btf_map]
-pub static SCRATCH: Array<Scratch, { SLOTS as usize }> = Array::new();
+pub static SCRATCH: Array<Scratch, { SLOTS_PER_CPU as usize }> = Array::new();
 
 /// Room for an exec record; a tracepoint program never runs twice at once on one CPU.
 #[btf_map]
 pub static EXEC_SCRATCH: PerCpuArray<ExecRecord, 1> = PerCpuArray::new();
-
-/// How many slots of scratch space there are: eight for each of 128 CPUs, about 4 MiB.
-pub const SLOTS: u32 = 1024;
 
 /// One slot of [`SCRATCH`].
 #[repr(C)]
@@ -101,15 +135,49 @@ pub struct Scratch {
     /// 1 while somebody is in it.
     pub busy: u64,
     pub walk: PathWalk,
+    pub climb: Climb,
+    /// The names met on the way up, written from the end.
+    pub names: [u8; PATH_MAX + NAME_ROOM],
+    /// The other path of a change that has two.
+    pub result: [u8; PATH_MAX],
     pub record: FileRecord,
 }
 
-/// A [`agent_ebpf::Kind::File`] record with room for the longest path.
+/// Room for the longest name of a directory entry and its NUL (include/linux/limits.h: `NAME_MAX`), and for
+/// the verifier, which sees the bounds of a name's place and of its length apart.
+pub const NAME_ROOM: usize = 264;
+
+/// Where a climb from an object to the root is, and what it found.
+#[repr(C)]
+pub struct Climb {
+    /// The `vfsmount` that it is in.
+    pub mount: u64,
+    /// The directory entry that it is at.
+    pub dentry: u64,
+    /// Where it ends: the task's root.
+    pub root_mount: u64,
+    /// The same.
+    pub root_dentry: u64,
+    /// Where in [`Scratch::names`] the last name begins.
+    pub at: u32,
+    /// `super_block.s_dev` of the file system that it is in.
+    pub device: u32,
+    /// 1 while it is above the root of its mount, where only objects count.
+    pub beside: u32,
+    /// 1 when it arrived.
+    pub arrived: u32,
+    /// What is forbidden of the object itself, by [`agent_ebpf::Facet`].
+    pub forbidden: [RuleId; FACETS],
+}
+
+/// A [`agent_ebpf::Kind::File`] record with room for the two longest paths.
 #[repr(C)]
 pub struct FileRecord {
     pub header: Header,
     pub body: FileBody,
     pub path: [u8; PATH_MAX],
+    /// Where the second path goes when the first is at its longest.
+    pub more: [u8; PATH_MAX],
 }
 
 /// A [`agent_ebpf::Kind::Exec`] record with room for the longest file name and arguments.

@@ -8,7 +8,14 @@ use agent_ebpf::{Kernel, Offsets};
 static OFFSETS: Offsets = Offsets::UNKNOWN;
 
 #[unsafe(no_mangle)]
-static KERNEL: Kernel = Kernel { backing_mode: 0, bpf_verdict: 3 };
+static KERNEL: Kernel = Kernel {
+    backing_mode: 0,
+    backing_beside: 0,
+    bpf_verdict: 3,
+    setattr_dentry: 0,
+    namespace_calls: [u32::MAX; 4],
+    mount_calls: [u32::MAX; 10],
+};
 
 /// The offsets.
 #[inline(always)]

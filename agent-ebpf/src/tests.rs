@@ -15,7 +15,9 @@ const CONFIG: Config = Config {
 #[derive(Default)]
 struct Tables {
     places: HashMap<PlaceKey, PlaceCell>,
+    rows: HashMap<u32, PatternRow>,
     peers: HashMap<PeerKey, PeerCell>,
+    joins: HashMap<JoinKey, Pair>,
 }
 
 impl Reach for Tables {
@@ -23,29 +25,42 @@ impl Reach for Tables {
         self.places.get(key)
     }
 
+    fn row(&self, state: u32) -> Option<&PatternRow> {
+        self.rows.get(&state)
+    }
+
     fn peer(&self, key: &PeerKey) -> Option<&PeerCell> {
         (0..=key.prefix_len).rev().find_map(|bits| {
-            let mut prefix = *key;
-            prefix.prefix_len = bits;
-            let kept = bits.saturating_sub(PEER_FIXED_BITS) as usize;
-            for (index, byte) in prefix.address.iter_mut().enumerate() {
-                let here = kept.saturating_sub(index * 8).min(8) as u32;
-                *byte &= (0xff_u32 << (8 - here)) as u8;
+            let mut bytes = [key.port[0], key.port[1]].to_vec();
+            bytes.extend(key.address);
+            for (index, byte) in bytes.iter_mut().enumerate() {
+                let kept = bits.saturating_sub(16 + index as u32 * 8).min(8);
+                *byte &= (0xff_u32 << (8 - kept)) as u8;
             }
-            self.peers.get(&prefix)
+            let port = [bytes[0], bytes[1]];
+            let address = bytes[2..].try_into().unwrap();
+            self.peers.get(&PeerKey { prefix_len: bits, port, address, ..*key })
         })
+    }
+
+    fn join(&self, key: &JoinKey) -> Option<&Pair> {
+        self.joins.get(key)
     }
 }
 
 impl Tables {
-    fn beneath(&mut self, path: &str, facet: Facet, pair: Pair) {
-        let cell = self.places.entry(PathHash::of(&CONFIG, path.as_bytes())).or_default();
-        cell.beneath[facet as usize] = pair;
+    fn cell(&mut self, kind: PlaceKind, bytes: &str) -> &mut PlaceCell {
+        self.places.entry(PathHash::of(&CONFIG, kind, bytes.as_bytes())).or_default()
     }
 
-    fn exact(&mut self, path: &str, facet: Facet, pair: Pair) {
-        let cell = self.places.entry(PathHash::of(&CONFIG, path.as_bytes())).or_default();
-        cell.exact[facet as usize] = pair;
+    fn says(&mut self, kind: PlaceKind, bytes: &str, facet: Facet, pair: Pair) {
+        self.cell(kind, bytes).pairs[facet as usize] = pair;
+    }
+
+    /// What is beneath a folder, and the folder itself.
+    fn folder(&mut self, path: &str, facet: Facet, pair: Pair) {
+        self.says(PlaceKind::Beneath, path.trim_end_matches('/'), facet, pair);
+        self.says(PlaceKind::Object, path, facet, pair);
     }
 
     fn read(&self, path: &str) -> Decision {
@@ -67,17 +82,18 @@ fn nothing_is_permitted_by_default() {
 }
 
 #[test]
-fn forbid_on_a_parent_beats_a_deeper_permit() {
+fn the_nearest_cell_counts_and_no_other() {
     let mut tables = Tables::default();
-    tables.beneath("/a", Facet::ReadFile, forbid(7));
-    tables.exact("/a/b/c", Facet::ReadFile, permit(3));
-    assert_eq!(tables.read("/a/b/c"), Decision { reason: Reason::Forbidden, rule: 7 });
+    tables.folder("/a", Facet::ReadFile, forbid(7));
+    tables.says(PlaceKind::Object, "/a/b/c", Facet::ReadFile, permit(3));
+    assert_eq!(tables.read("/a/b/c"), Decision { reason: Reason::Permitted, rule: 3 });
+    assert_eq!(tables.read("/a/b/d"), Decision { reason: Reason::Forbidden, rule: 7 });
 }
 
 #[test]
 fn folders_match_by_whole_components() {
     let mut tables = Tables::default();
-    tables.beneath("/etc/app", Facet::ReadFile, permit(2));
+    tables.folder("/etc/app", Facet::ReadFile, permit(2));
     assert_eq!(tables.read("/etc/app/x").reason, Reason::Permitted);
     assert_eq!(tables.read("/etc/app").reason, Reason::Permitted);
     assert_eq!(tables.read("/etc/app-x").reason, Reason::NoPermit);
@@ -87,16 +103,16 @@ fn folders_match_by_whole_components() {
 #[test]
 fn root_folder_holds_everything() {
     let mut tables = Tables::default();
-    tables.beneath("/", Facet::ReadFile, permit(2));
+    tables.folder("/", Facet::ReadFile, permit(2));
     assert_eq!(tables.read("/").reason, Reason::Permitted);
     assert_eq!(tables.read("/x").reason, Reason::Permitted);
     assert_eq!(tables.read("relative").reason, Reason::PathUnresolved);
 }
 
 #[test]
-fn exact_does_not_reach_beneath_and_facets_are_apart() {
+fn objects_do_not_reach_beneath_and_facets_are_apart() {
     let mut tables = Tables::default();
-    tables.exact("/d", Facet::ReadFile, permit(2));
+    tables.says(PlaceKind::Object, "/d", Facet::ReadFile, permit(2));
     assert_eq!(tables.read("/d").reason, Reason::Permitted);
     assert_eq!(tables.read("/d/x").reason, Reason::NoPermit);
     let dir = decide_path(&CONFIG, Facet::ReadDir, b"/d", &tables);
@@ -104,12 +120,81 @@ fn exact_does_not_reach_beneath_and_facets_are_apart() {
 }
 
 #[test]
-fn the_lowest_rule_is_reported() {
+fn prefixes_go_on_where_their_folder_says() {
     let mut tables = Tables::default();
-    tables.beneath("/", Facet::ReadFile, permit(9));
-    tables.beneath("/a", Facet::ReadFile, permit(4));
-    tables.exact("/a/b", Facet::ReadFile, permit(6));
+    let long = std::format!("/d/{}", "x".repeat(100));
+    tables.cell(PlaceKind::Beneath, "/d").lengths = 1 << 1 | 1 << 63;
+    tables.says(PlaceKind::Prefix, "/d/ab", Facet::ReadFile, permit(2));
+    tables.says(PlaceKind::Prefix, &long, Facet::ReadFile, permit(3));
+    assert_eq!(tables.read("/d/ab").rule, 2);
+    assert_eq!(tables.read("/d/abc/d").rule, 2);
+    assert_eq!(tables.read("/d/a").reason, Reason::NoPermit);
+    assert_eq!(tables.read(&std::format!("{long}y")).rule, 3);
+    assert_eq!(tables.read("/e/ab").reason, Reason::NoPermit);
+}
+
+#[test]
+fn the_longest_suffix_counts() {
+    let mut tables = Tables::default();
+    let whole = tables.cell(PlaceKind::Suffix, "");
+    (whole.lengths, whole.longest) = (1 << 3 | 1 << 5, 6);
+    tables.says(PlaceKind::Suffix, ".pem", Facet::ReadFile, permit(2));
+    tables.says(PlaceKind::Suffix, "my.pem", Facet::ReadFile, forbid(3));
+    assert_eq!(tables.read("/a/x.pem").rule, 2);
+    assert_eq!(tables.read("/a/my.pem").rule, 3);
+    assert_eq!(tables.read("/a/pem").reason, Reason::NoPermit);
+    assert_eq!(tables.read("/").reason, Reason::NoPermit);
+}
+
+#[test]
+fn patterns_are_followed_to_their_state() {
+    // Whatever holds an `x`.
+    let mut tables = Tables::default();
+    let mut next = [2; 256];
+    next[usize::from(b'x')] = 3;
+    tables.rows.insert(STATE_START, PatternRow { next });
+    tables.rows.insert(2, PatternRow { next });
+    tables.rows.insert(3, PatternRow { next: [3; 256] });
+    tables.places.entry(PlaceKey::state(3)).or_default().pairs[0] = permit(2);
+    assert_eq!(tables.read("/a/x/b").rule, 2);
+    assert_eq!(tables.read("/a/b").reason, Reason::NoPermit);
+}
+
+#[test]
+fn rules_that_join_dimensions_are_found_by_class() {
+    let mut tables = Tables::default();
+    tables.cell(PlaceKind::Beneath, "/d").class = 4;
+    let whole = tables.cell(PlaceKind::Suffix, "");
+    (whole.lengths, whole.longest) = (1 << 3, 4);
+    tables.cell(PlaceKind::Suffix, ".pem").class = 5;
+    tables.joins.insert(JoinKey { facet: 0, classes: [4, 5, 0] }, permit(2));
+    assert_eq!(tables.read("/d/x.pem").rule, 2);
+    assert_eq!(tables.read("/d/x").reason, Reason::NoPermit);
+    assert_eq!(tables.read("/x.pem").reason, Reason::NoPermit);
+}
+
+#[test]
+fn the_lowest_rule_of_all_dimensions_is_reported() {
+    let mut tables = Tables::default();
+    tables.folder("/a", Facet::ReadFile, permit(9));
+    let whole = tables.cell(PlaceKind::Suffix, "");
+    (whole.lengths, whole.longest) = (1, 1);
+    tables.says(PlaceKind::Suffix, "b", Facet::ReadFile, permit(4));
     assert_eq!(tables.read("/a/b").rule, 4);
+    assert_eq!(tables.read("/a/c").rule, 9);
+}
+
+#[test]
+fn an_object_stays_forbidden_under_a_permitted_name() {
+    let permitted = Decision { reason: Reason::Permitted, rule: 2 };
+    let forbidden = |rule| Decision { reason: Reason::Forbidden, rule };
+    assert_eq!(permitted.or_forbidden(RULE_NONE), permitted);
+    assert_eq!(permitted.or_forbidden(5), forbidden(5));
+    assert_eq!(Decision::because(Reason::NoPermit).or_forbidden(5), forbidden(5));
+    assert_eq!(forbidden(7).or_forbidden(5), forbidden(5));
+    assert_eq!(forbidden(3).or_forbidden(5), forbidden(3));
+    let unresolved = Decision::because(Reason::PathUnresolved);
+    assert_eq!(unresolved.or_forbidden(5), unresolved);
 }
 
 #[test]
@@ -123,16 +208,84 @@ fn peers_are_judged_in_one_form() {
 }
 
 #[test]
-fn forbid_of_any_port_beats_permit_of_one() {
+fn a_peer_is_judged_by_address_by_port_and_by_both() {
     let mut tables = Tables::default();
-    let mut key = Peer::v4(protocol::ANY, [10, 0, 0, 0], [0, 0], true).key(protocol::ANY, [0, 0]);
-    key.prefix_len = PEER_FIXED_BITS + 8;
-    tables.peers.insert(key, PeerCell { connect: forbid(5), bind: Pair::default() });
-    let peer = Peer::v4(protocol::TCP, [10, 1, 2, 3], [1, 187], true);
-    let exact = peer.key(protocol::TCP, [1, 187]);
-    tables.peers.insert(exact, PeerCell { connect: permit(2), bind: permit(2) });
-    assert_eq!(decide_peer(Action::Connect, &peer, &tables).rule, 5);
-    assert_eq!(decide_peer(Action::Bind, &peer, &tables).reason, Reason::Permitted);
+    let peer = |address, port: u16| Peer::v4(protocol::TCP, address, port.to_be_bytes(), true);
+    let mut net = peer([10, 0, 0, 0], 0).address_key();
+    net.prefix_len = PeerKey::ADDRESS + 8;
+    let class = |class| PeerCell { class, ..PeerCell::default() };
+    tables.peers.insert(net, class(1));
+    let mut low = peer([0; 4], 0).port_key(PeerKind::OtherPort);
+    low.prefix_len = PeerKey::PORT + 6; // below 1024
+    let pairs = [forbid(5), Pair::default(), permit(6)];
+    tables.peers.insert(low, PeerCell { pairs, class: 2, pad: 0 });
+    tables.joins.insert(JoinKey { facet: JoinKey::PEERS | 1, classes: [1, 2, 0] }, permit(3));
+    let says = |action, address, port| decide_peer(action, &peer(address, port), &tables);
+    assert_eq!(says(Action::Connect, [10, 1, 2, 3], 80).rule, 5);
+    assert_eq!(says(Action::Bind, [10, 1, 2, 3], 80).rule, 3);
+    assert_eq!(says(Action::Listen, [10, 1, 2, 3], 80).rule, 6);
+    assert_eq!(says(Action::Bind, [11, 1, 2, 3], 80).reason, Reason::NoPermit);
+    assert_eq!(says(Action::Connect, [10, 1, 2, 3], 1024).reason, Reason::NoPermit);
+    assert_eq!(says(Action::Read, [10, 1, 2, 3], 80).reason, Reason::NoPermit);
+}
+
+#[test]
+fn an_abstract_address_is_in_no_folder() {
+    let mut tables = Tables::default();
+    tables.folder("", Facet::ConnectSocket, permit(2));
+    let connect = |name: &[u8], tables: &Tables| {
+        decide_socket(&CONFIG, Facet::ConnectSocket, name, tables).reason
+    };
+    assert_eq!(connect(b"/run/x", &tables), Reason::Permitted);
+    assert_eq!(connect(b"@/run/x", &tables), Reason::NoPermit);
+    tables.says(PlaceKind::Object, "@/run/x", Facet::ConnectSocket, permit(3));
+    assert_eq!(connect(b"@/run/x", &tables), Reason::Permitted);
+    tables.says(PlaceKind::Prefix, "@", Facet::ConnectSocket, forbid(4));
+    assert_eq!(connect(b"@/run/y", &tables), Reason::Forbidden);
+    assert_eq!(connect(b"@", &tables), Reason::Forbidden);
+    tables.cell(PlaceKind::Prefix, "@").lengths = 1 << 1;
+    tables.says(PlaceKind::Prefix, "@ab", Facet::ConnectSocket, permit(5));
+    assert_eq!(connect(b"@abc", &tables), Reason::Permitted);
+    assert_eq!(connect(b"@ac", &tables), Reason::Forbidden);
+    assert_eq!(connect(b"run/x", &tables), Reason::PathUnresolved);
+}
+
+#[test]
+fn a_number_is_judged_by_its_own_cell() {
+    let mut tables = Tables::default();
+    let asked = PlaceKey::privilege(Privilege::Ptrace);
+    assert_eq!(decide_numbered(&asked, &tables).reason, Reason::NoPermit);
+    tables.places.entry(asked).or_default().pairs[NUMBERED] = permit(2);
+    assert_eq!(decide_numbered(&asked, &tables).rule, 2);
+    let other = PlaceKey::privilege(Privilege::Signal);
+    assert_eq!(decide_numbered(&other, &tables).reason, Reason::NoPermit);
+    let socket = PlaceKey::socket(SocketKind::Ax25);
+    assert_eq!(decide_numbered(&socket, &tables).reason, Reason::NoPermit);
+}
+
+#[test]
+fn only_sockets_whose_use_is_judged_are_always_lawful() {
+    let tcp_and_udp = [(1, 0), (1, 6), (1, 262), (2, 0), (2, 17)];
+    for (kind, protocol) in tcp_and_udp {
+        assert_eq!(SocketKind::asked(2, kind, protocol), None);
+        assert_eq!(SocketKind::asked(10, kind, protocol), None);
+    }
+    let cases = [
+        ((2, 3, 6), SocketKind::InetRaw),
+        ((10, 3, 58), SocketKind::InetRaw),
+        ((2, 2, 1), SocketKind::InetIcmp),
+        ((2, 1, 132), SocketKind::InetSctp),
+        ((2, 5, 0), SocketKind::InetOther),
+        ((2, 2, 136), SocketKind::InetUdplite),
+        ((2, 1, 256), SocketKind::Smc),
+        ((43, 1, 0), SocketKind::Smc),
+        ((16, 3, 0), SocketKind::Netlink),
+        ((46, 1, 0), SocketKind::Other),
+        ((4_000_000_000, 1, 0), SocketKind::Other),
+    ];
+    for ((family, kind, protocol), expected) in cases {
+        assert_eq!(SocketKind::asked(family, kind, protocol), Some(expected));
+    }
 }
 
 #[test]

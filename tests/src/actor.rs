@@ -146,6 +146,13 @@ impl AgentRun {
         self
     }
 
+    /// As a user with this name.
+    #[must_use]
+    pub fn as_user(mut self, name: &str) -> Self {
+        self.user = None;
+        self.option("--user").option(name)
+    }
+
     /// The command that runs `words` as the agent.
     #[must_use]
     pub fn command(&self, words: &[&str]) -> Command {
@@ -185,7 +192,7 @@ impl AgentRun {
     }
 
     fn patience(&self) -> Duration {
-        self.stage.patience(Duration::from_secs(60))
+        self.stage.patience(Duration::from_secs(180))
     }
 }
 

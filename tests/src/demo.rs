@@ -48,8 +48,10 @@ permit (principal == Agent::"coder", action == Action::"write", resource in Dir:
 permit (principal == Agent::"coder", action == Action::"write", resource in Dir::"/dev");
 @id("scratch")
 permit (principal == Agent::"coder", action == Action::"write", resource in Dir::"/tmp");
+@id("addresses")
+permit (principal == Agent::"coder", action == Action::"socket", resource == SocketFamily::"netlink");
 @id("site")
-permit (principal == Agent::"coder", action == Action::"connect", resource)
+permit (principal == Agent::"coder", action == Action::"connect", resource is Peer)
 when { resource.ip == ip("127.0.0.1") && resource.port == 8080 && resource.protocol == "tcp" };
 
 // Whatever the permits say.

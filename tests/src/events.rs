@@ -20,6 +20,8 @@ pub const NETWORK: u64 = 4001;
 
 /// The activity of a launch, in Process Activity.
 pub const LAUNCH: u64 = 1;
+/// The activity of an end, in Process Activity.
+pub const EXIT: u64 = 2;
 
 /// `action_id` Allowed.
 pub const ALLOWED: u64 = 1;

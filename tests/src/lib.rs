@@ -11,6 +11,8 @@ pub mod demo;
 pub mod events;
 pub mod metrics;
 pub mod policy;
+pub mod powers;
 pub mod stage;
+pub mod verbs;
 pub mod watchdog;
 pub mod world;

@@ -40,7 +40,7 @@ pub fn on_peer(id: &str, how: &str, action: &str, protocol: &str, address: &str)
     let (ip, port) = address.rsplit_once(':').unwrap_or((address, "0"));
     let ip = ip.trim_start_matches('[').trim_end_matches(']');
     format!(
-        "@id({id:?}) {how} (principal, action == Action::{action:?}, resource) when {{ \
+        "@id({id:?}) {how} (principal, action == Action::{action:?}, resource is Peer) when {{ \
          resource.ip == ip({ip:?}) && resource.port == {port} && \
          resource.protocol == {protocol:?} }};\n"
     )

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -109,6 +109,21 @@ impl Stage {
         if self.guest { "ambit".to_owned() } else { name() }
     }
 
+    /// The cgroups that Ambit has made in version 1's pids hierarchy.
+    #[must_use]
+    pub fn pids_v1_children(&self) -> Vec<PathBuf> {
+        let Some(pids) = pids_v1() else {
+            return Vec::new();
+        };
+        fs::read_dir(pids.join(self.agents()))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect()
+    }
+
     /// A cgroup that is not beneath the place of attachment; in a guest none is.
     #[must_use]
     pub fn outside(&self) -> Option<PathBuf> {
@@ -156,7 +171,15 @@ impl Stage {
     /// Ends everything that was left running, but the suite.
     pub fn sweep(&self) -> Result<()> {
         let own = i32::try_from(std::process::id()).unwrap_or(0);
-        watchdog::kill_all(&self.top, &[own]);
+        let end = Instant::now() + self.patience(Duration::from_secs(10));
+        // Until they are gone: an engine that is ending holds its locks and its port to the last.
+        while watchdog::pids_beneath(&self.top).iter().any(|pid| *pid != own) {
+            watchdog::kill_all(&self.top, &[own]);
+            if Instant::now() > end {
+                bail!("what was left running does not end");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let agents = self.attach()?.join(self.agents());
         if agents.exists() {
             watchdog::remove_cgroup(&agents, self.patience(Duration::from_secs(5)));
@@ -257,7 +280,7 @@ fn tmpfs(at: &Path, options: &str) -> Result<()> {
 }
 
 /// Takes the loopback of a new network namespace up.
-fn loopback_up() -> Result<()> {
+pub fn loopback_up() -> Result<()> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     use std::os::fd::AsRawFd;
 

@@ -4,11 +4,11 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -33,8 +33,17 @@ pub const EVENTS: &str = "/var/log/ambit/events.jsonl";
 pub const POLICIES: &str = "/etc/ambit/policy";
 /// Where its pins are.
 pub const PINS: &str = "/sys/fs/bpf/ambit";
+/// Where the pins of a second daemon would be.
+pub const SECOND_PINS: &str = "/sys/fs/bpf/ambit-second";
+
+const SECOND_CONFIG: &str = "/etc/ambit/second.toml";
+const SECOND_RUN: &str = "/run/ambit-second";
 
 const LOG: &str = "/ground/.log/ambitd";
+
+/// How long anything that a test waits for may take: long, since on a busy machine the start of an
+/// engine alone takes seconds.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What differs from world to world.
 #[derive(Clone, Debug)]
@@ -43,13 +52,20 @@ pub struct Settings {
     pub pins: String,
     /// The metrics address.
     pub metrics: String,
+    /// More lines of `[kernel]`.
+    pub kernel: String,
     /// Lines appended to the configuration, such as `[[agent]]` tables.
     pub more: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { pins: PINS.to_owned(), metrics: "127.0.0.1:9464".to_owned(), more: String::new() }
+        Self {
+            pins: PINS.to_owned(),
+            metrics: "127.0.0.1:9464".to_owned(),
+            kernel: String::new(),
+            more: String::new(),
+        }
     }
 }
 
@@ -64,8 +80,15 @@ pub struct World {
     daemon: Option<Child>,
 }
 
-/// What lay among the version 1 cgroups before the first world, and is not ours.
-static OTHERS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+/// A daemon that is stopped; it goes on when this is dropped.
+#[derive(Debug)]
+pub struct Paused(Pid);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
 
 impl World {
     /// An empty world with a configuration and no daemon. An error is something left over from the
@@ -100,17 +123,29 @@ impl World {
     /// Writes the configuration, with `more` at its end.
     pub fn configure(&mut self, more: &str) -> Result<()> {
         more.clone_into(&mut self.settings.more);
-        let Settings { pins, metrics, .. } = &self.settings;
-        let text = format!(
+        make_folder(Path::new("/etc/ambit"))?;
+        fs::write(CONFIG, self.configuration(&self.settings, RUN))
+            .context("cannot write the configuration")
+    }
+
+    fn configuration(&self, settings: &Settings, run: &str) -> String {
+        let Settings { pins, metrics, kernel, more } = settings;
+        format!(
             "[kernel]\npins = {pins:?}\nattach = {:?}\nagents = {:?}\nbackend = \"auto\"\n\
-             filesystems = {:?}\n\n[daemon]\nrun = {RUN:?}\nmetrics = {metrics:?}\n\n\
+             filesystems = {:?}\n{kernel}\n[daemon]\nrun = {run:?}\nmetrics = {metrics:?}\n\n\
              [events]\nfile = {EVENTS:?}\n\n[policy]\nfolder = {POLICIES:?}\n\n{more}",
             self.attach,
             self.stage.agents(),
             self.stage.filesystems(),
-        );
-        make_folder(Path::new("/etc/ambit"))?;
-        fs::write(CONFIG, text).context("cannot write the configuration")
+        )
+    }
+
+    /// Writes the configuration of a second daemon, which shares no folder with the first one but as
+    /// `settings` has it, and returns where it is.
+    pub fn second(&self, settings: &Settings) -> Result<&'static str> {
+        fs::write(SECOND_CONFIG, self.configuration(settings, SECOND_RUN))
+            .context("cannot write the second configuration")?;
+        Ok(SECOND_CONFIG)
     }
 
     /// Writes a policy into the daemon's policy folder.
@@ -136,7 +171,7 @@ impl World {
             .spawn()
             .context("cannot start ambitd")?;
         self.daemon = Some(child);
-        let end = Instant::now() + self.stage.patience(Duration::from_secs(20));
+        let end = Instant::now() + self.stage.patience(PATIENCE);
         loop {
             if let Some(child) = &mut self.daemon
                 && let Some(status) = child.try_wait()?
@@ -170,6 +205,20 @@ impl World {
     /// Sends the daemon a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(self.daemon_pid()?), signal).context("cannot signal ambitd")
+    }
+
+    /// Stops the daemon until what is returned is dropped. Where it answers opens, whoever opens a file
+    /// waits for it meanwhile, this process too.
+    pub fn pause(&self) -> Result<Paused> {
+        let pid = self.daemon_pid()?;
+        let paused = Paused(Pid::from_raw(pid));
+        self.signal(Signal::SIGSTOP)?;
+        let stat = format!("/proc/{pid}/stat");
+        self.wait("the daemon has stopped", || {
+            let text = fs::read_to_string(&stat)?;
+            Ok(text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        })?;
+        Ok(paused)
     }
 
     /// Kills the daemon so that it can do nothing any more.
@@ -215,13 +264,13 @@ impl World {
     /// A reader of the events from now on.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events::from_now(Path::new(EVENTS), self.stage.patience(Duration::from_secs(5)))
+        Events::from_now(Path::new(EVENTS), self.stage.patience(PATIENCE))
     }
 
     /// A reader of all events of this world.
     #[must_use]
     pub fn all_events(&self) -> Events {
-        Events::whole(Path::new(EVENTS), self.stage.patience(Duration::from_secs(5)))
+        Events::whole(Path::new(EVENTS), self.stage.patience(PATIENCE))
     }
 
     /// The metrics as they are now.
@@ -231,7 +280,7 @@ impl World {
 
     /// Waits until something holds. The error says what did not.
     pub fn wait(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-        let limit = self.stage.patience(Duration::from_secs(5));
+        let limit = self.stage.patience(PATIENCE);
         let end = Instant::now() + limit;
         while !holds()? {
             if Instant::now() > end {
@@ -292,6 +341,22 @@ impl World {
         )
     }
 
+    /// The actor in a cgroup of choice, as the agents' user, with a descriptor where
+    /// [`crate::verbs::HELD`] says.
+    pub fn holding(&self, fd: &impl AsRawFd, cgroup: &Path, steps: &[&str]) -> Result<Output> {
+        use std::os::unix::process::CommandExt as _;
+        let fd = fd.as_raw_fd();
+        let mut command = crate::actor::entering(cgroup, USER, steps);
+        // SAFETY: dup2 is all that the child calls, and it may be called there.
+        unsafe {
+            command.pre_exec(move || {
+                nix::errno::Errno::result(nix::libc::dup2(fd, crate::verbs::HELD))?;
+                Ok(())
+            });
+        }
+        run_limited(&mut command, self.stage.patience(Duration::from_secs(30)))
+    }
+
     /// Ends the daemon and removes what it and the tests left: processes, cgroups, pins, files.
     fn clear(&mut self) {
         if let Some(mut child) = self.daemon.take() {
@@ -300,20 +365,26 @@ impl World {
         }
         for folder in fs::read_dir(&self.attach).into_iter().flatten().flatten() {
             let name = folder.file_name().to_string_lossy().into_owned();
-            let ours = ["bystanders", "cell-"].iter().any(|own| name.starts_with(own));
+            let ours =
+                ["bystanders", "cell-", "system.slice"].iter().any(|own| name.starts_with(own));
             if (ours || name == self.stage.agents()) && folder.path().is_dir() {
                 remove_cgroup(&folder.path(), self.stage.patience(Duration::from_secs(5)));
             }
         }
         let _ = self.stage.sweep();
-        let others = OTHERS.get_or_init(pids_v1_children);
-        for folder in pids_v1_children() {
-            if !others.contains(&folder) {
-                // Only an empty one goes: its processes were ended above.
-                let _ = fs::remove_dir(folder);
-            }
+        // A process that ends leaves its cgroup before it lets go of its port.
+        let end = Instant::now() + self.stage.patience(Duration::from_secs(5));
+        while !self.settings.metrics.is_empty()
+            && TcpListener::bind(&self.settings.metrics).is_err()
+            && Instant::now() < end
+        {
+            std::thread::sleep(Duration::from_millis(5));
         }
-        for folder in [PINS, RUN, "/etc/ambit", "/var/log/ambit", GROUND] {
+        for folder in self.stage.pids_v1_children() {
+            // Only an empty one goes: its processes were ended above.
+            let _ = fs::remove_dir(folder);
+        }
+        for folder in [PINS, RUN, SECOND_PINS, SECOND_RUN, "/etc/ambit", "/var/log/ambit", GROUND] {
             remove_tree(Path::new(folder));
         }
     }
@@ -325,21 +396,6 @@ impl Drop for World {
     }
 }
 
-/// The cgroups that Ambit has made in version 1's pids hierarchy.
-#[must_use]
-pub fn pids_v1_children() -> Vec<PathBuf> {
-    let Some(pids) = crate::stage::pids_v1() else {
-        return Vec::new();
-    };
-    fs::read_dir(pids.join("ambit"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
-        .collect()
-}
-
 /// One kind of action in what `ambit doctor --json` says.
 pub fn find_action<'a>(doctor: &'a Value, action: &str) -> Result<&'a Value> {
     let all = doctor["actions"].as_array();
@@ -347,10 +403,23 @@ pub fn find_action<'a>(doctor: &'a Value, action: &str) -> Result<&'a Value> {
     found.with_context(|| format!("`ambit doctor --json` has no action {action}: {doctor}"))
 }
 
+/// Removes a folder with all that is in it, and takes off first what tests have mounted there: what a
+/// bind mount shows is not theirs.
 fn remove_tree(folder: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The last mounted come last.
+    for place in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
+        if Path::new(place).starts_with(folder) {
+            let _ = nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+    remove_beneath(folder);
+}
+
+fn remove_beneath(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
+            remove_beneath(&entry.path());
         } else {
             let _ = fs::remove_file(entry.path());
         }

@@ -2,10 +2,12 @@
 
 mod apt;
 mod cache;
+mod coverage;
 mod initramfs;
 mod kernels;
 mod object;
 mod process;
+mod prove;
 mod setup;
 mod test;
 mod toolchain;
@@ -71,9 +73,18 @@ is 124 if the guest overran, and 125 if it died before the command was done.")]
   cargo xtask test                       everything, in minutes
   cargo xtask test --all                 every test on every kernel
   cargo xtask test --kernel 5.10 exec    tests with `exec` in their names; of the guests only 5.10
+  cargo xtask test --write-coverage way  docs/coverage.md as it is measured
 
 The last line says `N passed, N failed`, summed over all suites.")]
     Test(test::Options),
+    /// Compare the lowered policies with Cedar's authorizer, for millions of requests
+    #[command(after_help = "Examples:
+  cargo xtask prove                    5,000,000 pairs of a policy set and a request
+  cargo xtask prove --pairs 200000
+
+The last lines say how many pairs were compared, what came of them, and how long it took; a
+disagreement is printed with its policies and its request, and ends with a non-zero exit code.")]
+    Prove(prove::Options),
     /// Show what Ambit does, on this machine or in a virtual machine
     #[command(after_help = "Examples:
   sudo cargo xtask demo
@@ -178,6 +189,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             show(&cache, &guest)
         }
         Task::Test(options) => test::run(&cache, &options),
+        Task::Prove(options) => prove::run(&cache, &options),
         Task::Demo { vm } => demo(&cache, vm),
         Task::Lint => test::lint(&cache),
     }

@@ -5,12 +5,15 @@
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::cache::{self, Cache};
+use crate::coverage::Measured;
 use crate::kernels::{self, Row};
 use crate::object;
 use crate::process::{self, Ended, Paint, paint};
@@ -32,13 +35,16 @@ struct Suite {
 /// Where the end-to-end suite runs. One kernel gets all of it every time; the others get what may
 /// differ between kernels.
 const SUITES: &[Suite] = &[
-    suite(None, &[], 300, 300),
-    suite(Some("5.10"), &["--subset"], 240, 900),
-    suite(Some("6.1"), &["--subset"], 240, 900),
-    suite(Some("6.12"), &[], 900, 900),
-    suite(Some("6.18"), &["--subset"], 240, 900),
-    suite(Some("7.3"), &["--subset"], 240, 900),
+    suite(None, &[], 400, 400),
+    suite(Some("5.10"), &["--subset"], 1500, 2400),
+    suite(Some("6.1"), &["--subset"], 1500, 2400),
+    suite(Some("6.12"), &[], 2400, 2400),
+    suite(Some("6.18"), &["--subset"], 1500, 2400),
+    suite(Some("7.3"), &["--subset"], 1500, 2400),
 ];
+
+/// How many guests run at once: each waits much of its time.
+const AT_ONCE: usize = 2;
 
 /// How long the unit tests may take, with compiling them.
 const UNIT_BUDGET: Duration = Duration::from_secs(1800);
@@ -72,6 +78,9 @@ pub struct Options {
     /// Run everything but the virtual machines
     #[arg(long, conflicts_with = "kernel")]
     skip_vm: bool,
+    /// Write what came of every way around into docs/coverage.md, for the kernels that ran
+    #[arg(long)]
+    write_coverage: bool,
     /// Run only tests whose names contain one of these, and no lints
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
@@ -128,9 +137,24 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
         let ended = stage("unit tests", |line| process::watch(&mut cargo, Some(UNIT_BUDGET), line));
         report.add("unit tests", "host", ended, options);
     }
-    for suite in SUITES.iter().filter(|suite| options.wants(suite)) {
-        end_to_end(cache, &mut report, suite, options)?;
+    let mut measured = Measured::default();
+    let (own, guests): (Vec<&Suite>, Vec<&Suite>) = SUITES
+        .iter()
+        .filter(|suite| options.wants(suite))
+        .partition(|suite| suite.kernel.is_none());
+    for suite in own {
+        if !process::is_root() {
+            process::say("end to end on this kernel: skipped, it needs root");
+            report.skipped.push("native (needs root)".to_owned());
+            continue;
+        }
+        let ended = end_to_end(cache, suite, options);
+        settle(&mut report, &mut measured, suite, ended, options);
     }
+    for (suite, ended) in all_guests(cache, &guests, options) {
+        settle(&mut report, &mut measured, suite, ended, options);
+    }
+    report.failed_checks.extend(measured.settle(options.write_coverage)?);
     report.print();
     Ok(report.exit_code())
 }
@@ -170,27 +194,60 @@ fn checks(report: &mut Report, object: &OsString) -> Result<()> {
     Ok(())
 }
 
-fn end_to_end(cache: &Cache, report: &mut Report, suite: &Suite, options: &Options) -> Result<()> {
+/// Runs the guests' suites, [`AT_ONCE`] at a time, and gives what came of each in their order.
+fn all_guests<'a>(
+    cache: &Cache,
+    suites: &[&'a Suite],
+    options: &Options,
+) -> Vec<(&'a Suite, Result<Ended>)> {
+    let mut waiting: Vec<(usize, &'a Suite)> = suites.iter().copied().enumerate().collect();
+    // The longest first, so that it does not run alone at the end.
+    waiting.sort_by_key(|(_, suite)| options.budget(suite));
+    let waiting = Mutex::new(waiting);
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                while let Some((index, suite)) = next() {
+                    let ended = end_to_end(cache, suite, options);
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.push((index, suite, ended));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, ..)| *index);
+    done.into_iter().map(|(_, suite, ended)| (suite, ended)).collect()
+}
+
+fn end_to_end(cache: &Cache, suite: &Suite, options: &Options) -> Result<Ended> {
     let arguments = options.suite_arguments(suite);
     let budget = options.budget(suite);
     let Some(line) = suite.kernel else {
-        if !process::is_root() {
-            process::say("end to end on this kernel: skipped, it needs root");
-            report.skipped.push("native (needs root)".to_owned());
-            return Ok(());
-        }
         let mut command = process::command(cache::target().join("release/ambit-e2e"));
         command.args(&arguments);
-        let ended = stage("native", |line| process::watch(&mut command, Some(budget), line));
-        report.add("native", "-", ended, options);
-        return Ok(());
+        return stage("native", |line| process::watch(&mut command, Some(budget), line));
     };
     let command = std::iter::once(OsString::from("ambit-e2e")).chain(arguments);
     let mut guest = Guest::new(kernels::row(line)?, command);
     guest.limit = budget;
-    let ended = stage(line, |each| guest.run(cache, each));
-    report.add(line, "-", ended, options);
-    Ok(())
+    stage(line, |each| guest.run(cache, each))
+}
+
+fn settle(
+    report: &mut Report,
+    measured: &mut Measured,
+    suite: &Suite,
+    ended: Result<Ended>,
+    options: &Options,
+) {
+    if let Ok(ended) = &ended {
+        let whole = options.filter.is_empty() && ended.success();
+        measured.add(suite.kernel, &ended.output, whole);
+    }
+    report.add(suite.kernel.unwrap_or("native"), "-", ended, options);
 }
 
 /// Runs one stage, passing on its output with the stage's name before each line.
@@ -369,6 +426,7 @@ mod tests {
             kernel: Vec::new(),
             native_only: false,
             skip_vm: false,
+            write_coverage: false,
             filter: Vec::new(),
         }
     }

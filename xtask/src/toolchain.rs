@@ -157,6 +157,9 @@ impl Toolchain {
                 env::consts::ARCH
             ),
         );
+        // Whatever the user's configuration says: built in pieces, functions are not inlined as the
+        // verifier wants them.
+        cargo.env("CARGO_INCREMENTAL", "0");
         cargo.args(["--target", "bpfel-unknown-none"]);
         Ok(cargo)
     }

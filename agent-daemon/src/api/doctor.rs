@@ -26,6 +26,8 @@ pub struct Report {
     pub attach: Option<String>,
     /// File systems that the fanotify backend has marked.
     pub marked: Vec<String>,
+    /// What keeps agents of `ambit run` from changes that the fanotify backend cannot see.
+    pub ceiling: Option<String>,
 }
 
 /// One kind of action.
@@ -62,6 +64,7 @@ pub struct Facts {
     marked: Vec<String>,
     attach: Option<String>,
     metrics: Option<String>,
+    landlock: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,10 +83,144 @@ struct FactProgram {
     refused: Option<String>,
 }
 
+/// Changes by name: a kernel that has no hook for one of them says so.
+fn change(files: Option<&str>, no_lsm: &str, refused: impl Fn(Hook) -> Option<String>) -> Row {
+    const HOOKS: [Hook; 10] = [
+        Hook::PathMknod,
+        Hook::PathMkdir,
+        Hook::PathSymlink,
+        Hook::PathUnlink,
+        Hook::PathRmdir,
+        Hook::PathRename,
+        Hook::PathLink,
+        Hook::PathTruncate,
+        Hook::PathChmod,
+        Hook::PathChown,
+    ];
+    let action = "change".to_owned();
+    let missing: Vec<&str> =
+        HOOKS.into_iter().filter(|hook| refused(*hook).is_some()).map(Hook::name).collect();
+    match (files, missing.as_slice()) {
+        (Some("lsm"), []) => Row {
+            action,
+            enforced_by: Some("lsm/path_*, lsm/inode_*".to_owned()),
+            observed_by: Some("lsm/path_*, lsm/inode_*".to_owned()),
+            why: "create, mkdir, symlink, unlink, rmdir, rename, link, truncate, chmod and chown are write \
+                  on every name that they change; times, attributes and access lists of what is forbidden"
+                .to_owned(),
+        },
+        (Some("lsm"), missing) => Row {
+            action,
+            enforced_by: None,
+            observed_by: None,
+            why: format!("not covered whole: this kernel refuses {}", missing.join(", ")),
+        },
+        (Some(_), _) => Row {
+            action,
+            enforced_by: None,
+            observed_by: None,
+            why: "not covered: fanotify asks before opens only; create, unlink, rename, link, truncate, \
+                  chmod, chown and the like are not seen; what the ceiling keeps is said above"
+                .to_owned(),
+        },
+        (None, _) => {
+            Row { action, enforced_by: None, observed_by: None, why: no_lsm.to_owned() }
+        }
+    }
+}
+
+/// A kind of action that LSM programs judge, each on its own.
+struct Named {
+    action: &'static str,
+    hooks: &'static [Hook],
+    /// A hook that judges a part of it on every kernel, and which part.
+    always: Option<(Hook, &'static str)>,
+    /// What holds where none of `hooks` is there.
+    without: &'static str,
+}
+
+const NAMED: [Named; 8] = [
+    Named {
+        action: "listen",
+        hooks: &[Hook::SocketListen],
+        always: None,
+        without: "not covered without LSM; the address that it listens at is judged by bind",
+    },
+    Named {
+        action: "unix sockets",
+        hooks: &[Hook::UnixStreamConnect, Hook::UnixMaySend, Hook::SocketBind],
+        always: None,
+        without: "not covered without LSM",
+    },
+    Named {
+        action: "socket",
+        hooks: &[Hook::SocketCreate],
+        always: Some((Hook::SockCreate, "IPv4 and IPv6 only; other families need LSM")),
+        without: "not covered",
+    },
+    Named {
+        action: "ptrace, signal",
+        hooks: &[Hook::PtraceAccessCheck, Hook::TaskKill],
+        always: None,
+        without: "not covered without LSM; only the kernel's own rules on users hold",
+    },
+    Named {
+        action: "mount, namespace",
+        hooks: &[
+            Hook::SbMount,
+            Hook::MoveMount,
+            Hook::SbUmount,
+            Hook::SbPivotroot,
+            Hook::UsernsCreate,
+            Hook::Capable,
+        ],
+        always: None,
+        without: "not covered without LSM; user namespaces give any user mounts of his own",
+    },
+    Named {
+        action: "capability, module, kexec",
+        hooks: &[Hook::Capable],
+        always: None,
+        without: "not covered without LSM; an agent that is not root has none",
+    },
+    Named {
+        action: "setuid",
+        hooks: &[Hook::BprmCredsFromFile],
+        always: None,
+        without: "not covered without LSM; `ambit run` starts agents without new privileges",
+    },
+    Named {
+        action: "bpf",
+        hooks: &[Hook::Bpf],
+        always: None,
+        without: "not covered without LSM; an agent without CAP_BPF or CAP_SYS_ADMIN cannot use it",
+    },
+];
+
+fn named(one: &Named, refused: impl Fn(Hook) -> Option<String>) -> Row {
+    let (there, missing): (Vec<Hook>, Vec<Hook>) =
+        one.hooks.iter().copied().partition(|hook| refused(*hook).is_none());
+    let always = one.always.filter(|(hook, _)| refused(*hook).is_none());
+    let names =
+        |hooks: &[Hook]| hooks.iter().map(|hook| hook.name()).collect::<Vec<_>>().join(", ");
+    let mut by = there.clone();
+    by.extend(always.map(|(hook, _)| hook));
+    let why = match (there.is_empty(), missing.is_empty(), always) {
+        (_, true, _) => "in the kernel; goes on without the daemon".to_owned(),
+        (true, false, Some((_, part))) => part.to_owned(),
+        (true, false, None) => one.without.to_owned(),
+        (false, false, _) => {
+            format!("in the kernel, in part: this kernel lacks {}", names(&missing))
+        }
+    };
+    let by = (!by.is_empty()).then(|| names(&by));
+    Row { action: one.action.to_owned(), enforced_by: by.clone(), observed_by: by, why }
+}
+
 impl Report {
     /// Draws the conclusions.
     pub fn of(facts: Facts, running: bool) -> Self {
-        let Facts { coverage, marked, attach, metrics } = facts;
+        let Facts { coverage, marked, attach, metrics, landlock } = facts;
         let refused = |hook: Hook| {
             coverage.programs.iter().find(|p| p.hook == hook.name()).map_or_else(
                 || Some("there is no such program".to_owned()),
@@ -120,6 +257,7 @@ impl Report {
                 },
             });
         }
+        actions.push(change(coverage.files.as_deref(), &lsm_why, refused));
         for (name, v4, v6) in [
             ("connect", Hook::Connect4, Hook::Connect6),
             ("send", Hook::Sendmsg4, Hook::Sendmsg6),
@@ -144,20 +282,14 @@ impl Report {
                 },
             });
         }
-        actions.push(match refused(Hook::Bpf) {
-            None => Row {
-                action: "bpf".to_owned(),
-                enforced_by: Some(Hook::Bpf.name().to_owned()),
-                observed_by: Some(Hook::Bpf.name().to_owned()),
-                why: "no agent may call bpf(2)".to_owned(),
-            },
-            Some(_) => Row {
-                action: "bpf".to_owned(),
-                enforced_by: None,
-                observed_by: None,
-                why: "not covered without LSM; an agent without CAP_BPF or CAP_SYS_ADMIN cannot use it"
-                    .to_owned(),
-            },
+        actions.extend(NAMED.iter().map(|one| named(one, refused)));
+        let ceiling = (coverage.files.as_deref() != Some("lsm")).then(|| match landlock {
+            true => "Landlock: an agent of `ambit run` removes, renames, links and truncates only beneath \
+                     folders in which it may write, and mounts nothing; other agents are not kept from it"
+                .to_owned(),
+            false => "none: the kernel has no Landlock, so removing, renaming, linking and truncating are \
+                      not kept within bounds; boot Linux 5.19 or later with `landlock` in `lsm=`"
+                .to_owned(),
         });
         let programs = coverage
             .programs
@@ -179,6 +311,7 @@ impl Report {
             metrics,
             attach,
             marked,
+            ceiling,
         }
     }
 
@@ -199,6 +332,9 @@ impl Report {
         if let Some(why) = &self.no_lsm {
             let _ = writeln!(text, "no lsm   {}", why.lines().next().unwrap_or_default());
         }
+        if let Some(ceiling) = &self.ceiling {
+            let _ = writeln!(text, "ceiling  {ceiling}");
+        }
         if !self.marked.is_empty() {
             let _ = writeln!(text, "marked   {}", self.marked.join(" "));
         }
@@ -210,11 +346,12 @@ impl Report {
                 .unwrap_or(0)
         };
         let enforced = width(|row| &row.enforced_by).max("enforced by".len());
-        let _ = writeln!(text, "\n{:<8} {:<enforced$}  why", "action", "enforced by");
+        let action = self.actions.iter().map(|row| row.action.len()).max().unwrap_or(0);
+        let _ = writeln!(text, "\n{:<action$}  {:<enforced$}  why", "action", "enforced by");
         for row in &self.actions {
             let by = row.enforced_by.as_deref().unwrap_or("nobody");
             let why = row.why.lines().next().unwrap_or_default();
-            let _ = writeln!(text, "{:<8} {by:<enforced$}  {why}", row.action);
+            let _ = writeln!(text, "{:<action$}  {by:<enforced$}  {why}", row.action);
         }
         let hook = self.programs.iter().map(|p| p.hook.len()).max().unwrap_or(0);
         let _ = writeln!(text, "\n{:<hook$}  {:>12}  state", "program", "instructions");

@@ -44,6 +44,14 @@ impl fanotify::Bounds for Bounds {
         lock_of(&self.tables).task(tgid).ok().flatten()
     }
 
+    fn stray(&self, tgid: u32) -> Option<u32> {
+        lock_of(&self.tables).stray(tgid).ok().flatten()
+    }
+
+    fn processes(&self) -> Vec<(u32, Task)> {
+        lock_of(&self.tables).tasks()
+    }
+
     fn agent_of_cgroup(&self, path: &str) -> Option<u32> {
         agent_of_cgroup(&self.directory, path)
     }

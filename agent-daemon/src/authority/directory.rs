@@ -4,16 +4,17 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use agent_ebpf::{Mode, RuleId};
 use serde::{Deserialize, Serialize};
 
+use super::objects::View;
 use crate::{
     events::{AgentInfo, Names},
-    kernel::fanotify::Root,
-    policy::{Attempt, HashedTables, Lowered},
+    kernel::{fanotify::Root, tables::Objects},
+    policy::{Attempt, Attributes, HashedTables, Lowered, Notes},
 };
 
 /// Where an agent's policy comes from.
@@ -38,6 +39,8 @@ pub struct AgentEntry {
     pub name: String,
     /// Its groups in policies.
     pub groups: Vec<String>,
+    /// What else policies know of it.
+    pub attributes: Attributes,
     /// Its stable identity.
     pub uid: String,
     /// This run of it.
@@ -66,6 +69,8 @@ pub struct AgentEntry {
     pub counts: [u64; 3],
     /// The root that it was enrolled with, for the fanotify backend.
     pub root: Option<Root>,
+    /// The process that asked for it, while it holds it.
+    pub holder: Option<u32>,
     /// Connections of `ambit run` that still hold it.
     pub holders: u32,
     /// It has ended; its name is kept for events on their way.
@@ -76,9 +81,15 @@ pub struct AgentEntry {
 #[derive(Debug)]
 pub struct SetEntry {
     /// Its rules' names.
-    pub lowered: Lowered,
+    pub lowered: Arc<Lowered>,
     /// Its tables, for judging outside the kernel.
     pub hashed: Arc<HashedTables>,
+    /// Where its paths are meant.
+    pub view: View,
+    /// The objects that it forbids, as the kernel half has them.
+    pub objects: Objects,
+    /// When they were last looked up, and how long that took.
+    pub looked: (Instant, Duration),
     /// The generation of the policy it was made from.
     pub generation: u64,
     /// On its way out: only its names are still of use.
@@ -111,6 +122,17 @@ impl Directory {
 }
 
 impl Inner {
+    /// A set that says the same of the same file tree, and is not on its way out.
+    pub fn shared(&self, lowered: &Arc<Lowered>, view: &View) -> Option<u32> {
+        let same = |other: &Arc<Lowered>| {
+            Arc::ptr_eq(other, lowered) || other.as_ref() == lowered.as_ref()
+        };
+        self.sets
+            .iter()
+            .find(|(_, set)| !set.retired && set.view == *view && same(&set.lowered))
+            .map(|(number, _)| *number)
+    }
+
     /// The agent of this name that runs.
     pub fn running(&self, name: &str) -> impl Iterator<Item = (u32, &AgentEntry)> {
         self.agents
@@ -133,6 +155,10 @@ impl Names for Inner {
 
     fn rule(&self, set: u32, rule: RuleId) -> Option<&str> {
         self.sets.get(&set)?.lowered.rule_name(rule)
+    }
+
+    fn notes(&self, set: u32, rule: RuleId) -> Option<Notes<'_>> {
+        Some(self.sets.get(&set)?.lowered.rule(rule)?.notes())
     }
 
     fn generation(&self, set: u32) -> Option<u64> {

@@ -3,6 +3,7 @@
 mod bounds;
 mod directory;
 mod engine;
+mod objects;
 mod protect;
 mod state;
 mod stream;
@@ -11,4 +12,5 @@ pub use directory::{AgentEntry, Directory, Source};
 pub use engine::{
     CLOSING, Engine, EngineError, Finished, RunRequest, Running, Started, Summary, remove_all,
 };
+pub use protect::protected;
 pub use stream::Stream;

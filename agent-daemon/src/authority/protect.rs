@@ -10,11 +10,16 @@ use std::{
 
 use agent_ebpf::{Facet, GUARD_CHILDREN, GUARD_SELF};
 
-use super::directory::{AgentEntry, Source};
 use crate::{config::Config, kernel::host, policy::Protected};
 
-/// The places that an agent may not touch.
-pub fn protected(config: &Config, file: Option<&Path>, entry: &AgentEntry) -> Vec<Protected> {
+/// The places that an agent may not touch: `file` is the configuration's, `events` and `policy` are an
+/// agent's own files, where it has any.
+pub fn protected(
+    config: &Config,
+    file: Option<&Path>,
+    events: Option<&Path>,
+    policy: Option<&Path>,
+) -> Vec<Protected> {
     const BINARY: &[Facet] = &[Facet::WriteFile, Facet::ExecProgram];
     let whole =
         |path: &Path| Protected { path: path.to_path_buf(), beneath: true, facets: Facet::ALL };
@@ -30,7 +35,7 @@ pub fn protected(config: &Config, file: Option<&Path>, entry: &AgentEntry) -> Ve
             paths.push(Protected { path, beneath: false, facets: BINARY });
         }
     }
-    let events = [Some(&config.events.file), entry.events.as_ref()];
+    let events = [Some(config.events.file.as_path()), events];
     for file in events.into_iter().flatten() {
         paths.push(whole(file));
         for number in 1..config.events.keep {
@@ -39,9 +44,7 @@ pub fn protected(config: &Config, file: Option<&Path>, entry: &AgentEntry) -> Ve
             paths.push(whole(Path::new(&name)));
         }
     }
-    if let Source::Run { name, .. } = &entry.source {
-        paths.push(whole(Path::new(name)));
-    }
+    paths.extend(policy.map(whole));
     // The name that was given and what it leads to.
     let meant: Vec<Protected> = paths
         .iter()

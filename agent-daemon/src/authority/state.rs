@@ -13,7 +13,10 @@ use agent_ebpf::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::directory::{AgentEntry, Inner, Source};
-use crate::{kernel::fanotify::Root, policy::Lowered};
+use crate::{
+    kernel::fanotify::Root,
+    policy::{Attributes, Lowered},
+};
 
 /// The file in `daemon.run`.
 pub const FILE: &str = "state.json";
@@ -40,6 +43,7 @@ pub struct Saved {
     pub number: u32,
     name: String,
     groups: Vec<String>,
+    attributes: Attributes,
     instance: String,
     audit: bool,
     source: Source,
@@ -74,6 +78,7 @@ impl State {
                 number: *number,
                 name: agent.name.clone(),
                 groups: agent.groups.clone(),
+                attributes: agent.attributes.clone(),
                 instance: agent.instance.clone(),
                 audit: agent.mode == Mode::Audit,
                 source: agent.source.clone(),
@@ -118,6 +123,7 @@ impl Saved {
             uid: super::engine::uid(&self.name),
             name: self.name,
             groups: self.groups,
+            attributes: self.attributes,
             instance: self.instance,
             mode: if self.audit { Mode::Audit } else { Mode::Enforce },
             source: self.source,
@@ -133,6 +139,7 @@ impl Saved {
             attempts: Vec::new(),
             counts: [0; 3],
             root: self.root,
+            holder: None,
             holders: 0,
             ended: false,
         }

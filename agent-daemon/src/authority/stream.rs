@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::{Action, Header, Lane, PeerBody, Verdict};
+use agent_ebpf::{Action, Header, Lane, PeerBody, Privilege, SocketKind, Verdict};
 use std::os::unix::ffi::OsStrExt as _;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -340,18 +340,33 @@ fn remember(directory: &Directory, batch: &Batch) {
         let Some(action) = Action::from_code(record.header.action) else {
             continue;
         };
-        let target = match record.body {
-            Body::File { body, path } if !path.is_empty() => Some(Target::File {
-                path: PathBuf::from(std::ffi::OsStr::from_bytes(path)),
-                is_dir: body.is_dir != 0,
-            }),
-            Body::File { .. } => None,
-            Body::Peer(peer) => Some(Target::Peer(peer_of(&peer))),
-            Body::Bpf(_) | Body::Fork(_) | Body::Exec { .. } | Body::Exit(_) | Body::Enrol => None,
+        let file = |path: &[u8], is_dir| Target::File {
+            path: PathBuf::from(std::ffi::OsStr::from_bytes(path)),
+            is_dir,
         };
-        if let Some(target) = target {
-            found.push((record.header.agent, action, target));
-        }
+        let targets = match record.body {
+            Body::File { path, .. } if matches!(action, Action::Connect | Action::Bind) => {
+                let named = path.starts_with(b"/") || path.starts_with(b"@");
+                let name = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+                named.then_some(Target::UnixSocket(name)).into_iter().collect()
+            }
+            Body::File { body, path, result } => [path, result]
+                .into_iter()
+                .filter(|path| path.starts_with(b"/"))
+                .map(|path| file(path, body.is_dir != 0))
+                .collect(),
+            Body::Peer(peer) => vec![Target::Peer(peer_of(&peer))],
+            Body::Privilege(body) => {
+                let one = u8::try_from(body.privilege).ok().and_then(Privilege::from_code);
+                one.map(Target::Privilege).into_iter().collect()
+            }
+            Body::Socket(body) => {
+                let kind = u8::try_from(body.kind).ok().and_then(SocketKind::from_code);
+                kind.map(Target::Socket).into_iter().collect()
+            }
+            Body::Fork(_) | Body::Exec { .. } | Body::Exit(_) | Body::Enrol => Vec::new(),
+        };
+        found.extend(targets.into_iter().map(|target| (record.header.agent, action, target)));
     }
     if found.is_empty() {
         return;

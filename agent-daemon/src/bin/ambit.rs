@@ -1,5 +1,8 @@
 //! `ambit`: arguments in, rooms called, errors printed.
 
+#[path = "ambit/policies.rs"]
+mod policies;
+
 use std::{
     ffi::OsString,
     fs,
@@ -22,8 +25,8 @@ use agent_daemon::{
     config::{BackendChoice, Config},
     events::{render, tail},
     kernel::{Host, host, load},
-    policy::{self, AgentName, Policies},
-    run::{Launch, RunAs, RunError},
+    policy::{self, Agent, AgentName, Policies, ceiling::ceiling as ceiling_of},
+    run::{Launch, RunAs, RunError, ceiling_is_available},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -70,10 +73,10 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Check policies, or show the schema that they are written against
+    /// Check policies, explain a verdict, compare two, test expectations, or show the schema
     Policy {
         #[command(subcommand)]
-        command: PolicyVerb,
+        command: policies::Verb,
     },
     /// Take the policy folder anew; a policy that is wrong changes nothing
     Reload,
@@ -152,27 +155,13 @@ struct EventsArguments {
     file: Option<PathBuf>,
 }
 
-#[derive(Subcommand)]
-enum PolicyVerb {
-    /// Say of each policy whether it is kept exactly, or what is wrong with it
-    Check {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// Policy files, or folders of them
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-    },
-    /// Print the Cedar schema
-    Schema,
-}
-
 /// What `ambit run` exits with when Ambit itself failed, as `env` and `timeout` do.
 const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let running = matches!(cli.command, Verb::Run(_));
+    let asking = matches!(&cli.command, Verb::Policy { command } if command.has_an_answer());
     match perform(cli) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -181,6 +170,7 @@ fn main() -> ExitCode {
             match error.downcast_ref::<RunError>() {
                 Some(run) => code(run.exit_code()),
                 None if running => ExitCode::from(OWN_FAILURE),
+                None if asking => ExitCode::from(policies::REFUSED),
                 None => ExitCode::FAILURE,
             }
         }
@@ -206,10 +196,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Verb::Agents { json } => agents(&config()?, json)?,
         Verb::Events(arguments) => events(&config()?, &arguments)?,
         Verb::Doctor { json } => doctor(&config()?, json)?,
-        Verb::Policy { command: PolicyVerb::Check { json, files } } => return check(&files, json),
-        Verb::Policy { command: PolicyVerb::Schema } => {
-            io::stdout().write_all(policy::SCHEMA.as_bytes())?;
-        }
+        Verb::Policy { command } => return command.perform(named.as_deref()),
         Verb::Reload => {
             let generation: u64 = connect(&config()?)?.ask(&Request::Reload)?;
             println!("policy generation {generation}");
@@ -237,14 +224,15 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
     host::require_root("ambit run")?;
     let name = AgentName::parse(&arguments.agent)?;
     let mut source = policy::read_source(&arguments.policy)?;
-    Policies::check(std::slice::from_ref(&source))?;
+    let policies = Policies::check(std::slice::from_ref(&source))?;
     let absolute = |path: &Path| {
         std::path::absolute(path).with_context(|| format!("cannot resolve {}", path.display()))
     };
     let policy = absolute(&arguments.policy)?;
     source.name = policy.display().to_string();
     let events = arguments.events.as_deref().map(absolute).transpose()?;
-    let launch = |procs: Vec<PathBuf>, instance: &str| Launch {
+    let subject = Agent::named(name.clone());
+    let launch = |procs: Vec<PathBuf>, instance: &str, ceiling: bool| Launch {
         command: arguments.command.clone(),
         user: arguments.user.clone().map_or(RunAs::Invoker, RunAs::Named),
         allow_root: arguments.allow_root,
@@ -254,9 +242,10 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
             ("AMBIT_AGENT".into(), name.as_str().into()),
             ("AMBIT_INSTANCE".into(), instance.into()),
         ],
+        ceiling: if ceiling { ceiling_of(&policies, &subject) } else { None },
     };
     // Whatever can be wrong with the command is found before anything is made for it.
-    launch(Vec::new(), "").prepare()?;
+    launch(Vec::new(), "", false).prepare()?;
 
     let request = Request::Run(RunRequest {
         name: name.to_string(),
@@ -267,7 +256,24 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
         pids_max: arguments.pids_max,
     });
     let (mut client, started) = begin(config, named, &request)?;
-    let prepared = launch(started.procs.clone(), &started.instance).prepare()?;
+    let prepared = launch(started.procs.clone(), &started.instance, started.ceiling).prepare()?;
+    if started.ceiling && !prepared.has_ceiling() {
+        eprintln!(
+            "ambit: there is no Landlock ceiling over what the agent changes: {}; `ambit doctor` says \
+             what is not kept",
+            if ceiling_is_available() {
+                "the policy permits to trace, to mount or to make devices, which it would refuse"
+            } else {
+                "this kernel has none"
+            }
+        );
+    }
+    for (missing, above) in prepared.widened() {
+        let (missing, above) = (missing.display(), above.display());
+        eprintln!(
+            "ambit: there is no {missing}, so anything beneath {above} may be removed or renamed"
+        );
+    }
     let dropped = prepared.dropped_groups().join(", ");
     if !dropped.is_empty() {
         eprintln!("ambit: without the groups {dropped}; --group keeps one");
@@ -452,10 +458,12 @@ fn doctor(config: &Config, json: bool) -> Result<()> {
                 attach: config.kernel.attach.clone().unwrap_or_default(),
                 denied_bytes: 4096,
                 told_bytes: 4096,
+                processes: config.kernel.processes,
                 lsm: config.kernel.backend != BackendChoice::Fanotify,
             };
             let coverage = load::probe(&Host::read()?, &settings)?;
-            let facts = serde_json::json!({ "coverage": coverage });
+            let landlock = ceiling_is_available();
+            let facts = serde_json::json!({ "coverage": coverage, "landlock": landlock });
             Report::of(serde_json::from_value(facts)?, false)
         }
         Err(error) => return Err(error),
@@ -468,42 +476,6 @@ fn doctor(config: &Config, json: bool) -> Result<()> {
         out.write_all(report.text().as_bytes())?;
     }
     Ok(())
-}
-
-fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
-    let mut sources = Vec::new();
-    for file in files {
-        if file.is_dir() {
-            sources.extend(policy::read_folder(file)?);
-        } else {
-            sources.push(policy::read_source(file)?);
-        }
-    }
-    let mut out = io::stdout().lock();
-    match Policies::check(&sources) {
-        Ok(policies) => {
-            let report = policies.report();
-            if json {
-                serde_json::to_writer_pretty(&mut out, &report)?;
-                writeln!(out)?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            let width = report.iter().map(|kept| kept.rule.id.len()).max().unwrap_or(0);
-            for kept in &report {
-                writeln!(out, "{:<width$}  {}  ({})", kept.rule.id, kept.kept, kept.rule.place)?;
-                for warning in &kept.warnings {
-                    writeln!(out, "{warning}")?;
-                }
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) if json => {
-            serde_json::to_writer_pretty(&mut out, error.diagnostics())?;
-            writeln!(out)?;
-            Ok(ExitCode::FAILURE)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn detach(config: &Config) -> Result<()> {

@@ -16,7 +16,7 @@ use clap::Parser;
 use notify::Watcher as _;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 
@@ -73,7 +73,20 @@ fn run(arguments: &Arguments) -> Result<()> {
     runtime.block_on(serve(arguments, config, path))
 }
 
+/// What others ask for by signals.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
 async fn serve(arguments: &Arguments, config: Config, path: Option<PathBuf>) -> Result<()> {
+    // Before anything is in place: a signal that comes early waits, and then ends it cleanly.
+    let signals = Signals {
+        hangup: signal(SignalKind::hangup())?,
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+    };
     let lock = Engine::lock(&config)?;
     // Taken before anything is loaded: a port that is taken must not disturb what runs.
     let listener = match config.metrics().map_err(anyhow::Error::msg)? {
@@ -87,7 +100,7 @@ async fn serve(arguments: &Arguments, config: Config, path: Option<PathBuf>) -> 
     };
     let socket = config.socket();
     let engine = tokio::task::spawn_blocking(move || Engine::start(config, path, lock)).await??;
-    let result = serve_engine(arguments, &engine, listener, &socket).await;
+    let result = serve_engine(arguments, &engine, signals, listener, &socket).await;
     if result.is_err() {
         engine.shut_down(false);
     }
@@ -97,6 +110,7 @@ async fn serve(arguments: &Arguments, config: Config, path: Option<PathBuf>) -> 
 async fn serve_engine(
     arguments: &Arguments,
     engine: &Arc<Engine>,
+    mut signals: Signals,
     listener: Option<TcpListener>,
     socket: &std::path::Path,
 ) -> Result<()> {
@@ -109,9 +123,6 @@ async fn serve_engine(
         engine.set_metrics_address(address.to_string());
         tokio::spawn(api::serve(listener, engine.metrics.clone()));
     }
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let (changed, mut changes) = mpsc::channel(1);
     let _watcher = watch(engine, changed.clone());
     let mut tick = tokio::time::interval(Duration::from_millis(200));
@@ -126,10 +137,10 @@ async fn serve_engine(
     // `changed` lives as long as this, so that a folder that is not watched is only quiet.
     let detach = loop {
         tokio::select! {
-            _ = terminate.recv() => break false,
-            _ = interrupt.recv() => break false,
+            _ = signals.terminate.recv() => break false,
+            _ = signals.interrupt.recv() => break false,
             order = ordered.recv() => if order == Some(Order::Detach) { break true },
-            _ = hangup.recv() => reload(engine).await,
+            _ = signals.hangup.recv() => reload(engine).await,
             Some(()) = changes.recv() => {
                 // Editors and rotations write more than once.
                 tokio::time::sleep(Duration::from_millis(200)).await;

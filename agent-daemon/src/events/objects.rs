@@ -3,13 +3,16 @@
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use agent_ebpf::{FileBody, Header, Hook, PeerBody, RULE_NONE, RULE_PROTECTED, Verdict, family};
+use agent_ebpf::{
+    FileBody, Header, Hook, PeerBody, Privilege, RULE_NONE, RULE_PROTECTED, Verdict, family,
+};
 
 use super::clock::Clock;
 use super::json::Object;
 use super::ocsf::{ANCESTOR_COMMAND_LINE, ANCESTORS_MAX, Outcome, PROTECTED_ID, Story};
 use super::process::shortened;
 use super::processes::{Ancestors, Born, Image, Process};
+use crate::policy::{Notes, technique};
 
 fn printer() -> jiff::fmt::temporal::DateTimePrinter {
     jiff::fmt::temporal::DateTimePrinter::new().precision(Some(9))
@@ -50,11 +53,29 @@ pub(super) fn verdict(o: &mut Object<'_>, story: &Story<'_>, outcome: Outcome) {
     if let Some(id) = id {
         o.object("policy", |o| {
             o.str("uid", id);
+            if let Some(reason) = story.notes.and_then(Notes::reason) {
+                o.str("desc", reason);
+            }
             if let Some(generation) = story.generation {
                 o.display("version", format_args!("{generation}"));
             }
             o.bool("is_applied", action != 3);
         });
+        if let Some(attacks) = story.notes.map(Notes::attacks)
+            && attacks.clone().next().is_some()
+        {
+            o.array("attacks", |a| {
+                for id in attacks {
+                    let (technique, sub) = technique(id);
+                    a.object(|o| {
+                        o.object("technique", |o| o.str("uid", technique));
+                        if let Some(sub) = sub {
+                            o.object("sub_technique", |o| o.str("uid", sub));
+                        }
+                    });
+                }
+            });
+        }
     } else if record.header.rule != RULE_NONE {
         // A rule whose name is not known: its number is better than silence.
         o.object("policy", |o| {
@@ -190,7 +211,7 @@ pub(super) fn file(
     }
 }
 
-fn uri(out: &mut Vec<u8>, path: &[u8]) {
+pub(super) fn uri(out: &mut Vec<u8>, path: &[u8]) {
     out.extend_from_slice(b"file://");
     for &byte in path {
         if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
@@ -202,10 +223,59 @@ fn uri(out: &mut Vec<u8>, path: &[u8]) {
     }
 }
 
+/// What was done to a file, by the hook that saw it; `None` for hooks that see no files.
+pub(super) const fn operation(hook: Hook) -> Option<&'static str> {
+    match hook {
+        Hook::FileOpen | Hook::Fanotify => Some("open"),
+        Hook::BprmCheck => Some("exec"),
+        Hook::PathUnlink => Some("unlink"),
+        Hook::PathRmdir => Some("rmdir"),
+        Hook::PathRename => Some("rename"),
+        Hook::PathLink => Some("link"),
+        Hook::PathMknod => Some("create"),
+        Hook::PathMkdir => Some("mkdir"),
+        Hook::PathSymlink => Some("symlink"),
+        Hook::PathTruncate => Some("truncate"),
+        Hook::PathChmod => Some("chmod"),
+        Hook::PathChown => Some("chown"),
+        Hook::InodeSetattr => Some("utimes"),
+        Hook::InodeSetxattr => Some("setxattr"),
+        Hook::InodeRemovexattr => Some("removexattr"),
+        Hook::InodeSetAcl => Some("setfacl"),
+        Hook::InodeRemoveAcl => Some("removefacl"),
+        Hook::SocketConnect
+        | Hook::Bpf
+        | Hook::Connect4
+        | Hook::Connect6
+        | Hook::Sendmsg4
+        | Hook::Sendmsg6
+        | Hook::Bind4
+        | Hook::Bind6
+        | Hook::SchedFork
+        | Hook::SchedExec
+        | Hook::SchedExit
+        | Hook::SocketCreate
+        | Hook::SockCreate
+        | Hook::SocketListen
+        | Hook::SocketBind
+        | Hook::UnixStreamConnect
+        | Hook::UnixMaySend
+        | Hook::PtraceAccessCheck
+        | Hook::TaskKill
+        | Hook::SbMount
+        | Hook::MoveMount
+        | Hook::SbUmount
+        | Hook::SbPivotroot
+        | Hook::UsernsCreate
+        | Hook::Capable
+        | Hook::BprmCredsFromFile => None,
+    }
+}
+
 /// True for the hooks that see datagrams sent without a connection.
 pub(super) const fn is_datagram(hook: Hook) -> bool {
     match hook {
-        Hook::Sendmsg4 | Hook::Sendmsg6 => true,
+        Hook::Sendmsg4 | Hook::Sendmsg6 | Hook::UnixMaySend => true,
         Hook::FileOpen
         | Hook::BprmCheck
         | Hook::SocketConnect
@@ -218,14 +288,35 @@ pub(super) const fn is_datagram(hook: Hook) -> bool {
         | Hook::SchedExec
         | Hook::SchedExit
         | Hook::Fanotify
-        | Hook::InodeUnlink
-        | Hook::InodeRmdir
-        | Hook::InodeRename
-        | Hook::InodeLink
-        | Hook::InodeCreate
-        | Hook::InodeMkdir
-        | Hook::InodeSymlink
-        | Hook::PathTruncate => false,
+        | Hook::PathUnlink
+        | Hook::PathRmdir
+        | Hook::PathRename
+        | Hook::PathLink
+        | Hook::PathMknod
+        | Hook::PathMkdir
+        | Hook::PathSymlink
+        | Hook::PathTruncate
+        | Hook::PathChmod
+        | Hook::PathChown
+        | Hook::InodeSetattr
+        | Hook::InodeSetxattr
+        | Hook::InodeRemovexattr
+        | Hook::InodeSetAcl
+        | Hook::InodeRemoveAcl
+        | Hook::SocketCreate
+        | Hook::SockCreate
+        | Hook::SocketListen
+        | Hook::SocketBind
+        | Hook::UnixStreamConnect
+        | Hook::PtraceAccessCheck
+        | Hook::TaskKill
+        | Hook::SbMount
+        | Hook::MoveMount
+        | Hook::SbUmount
+        | Hook::SbPivotroot
+        | Hook::UsernsCreate
+        | Hook::Capable
+        | Hook::BprmCredsFromFile => false,
     }
 }
 
@@ -238,8 +329,51 @@ pub(super) fn address(body: &PeerBody) -> Option<IpAddr> {
     }
 }
 
+/// What of a privilege was asked for, as the kernel calls it.
+pub(super) fn privilege_name(privilege: Option<Privilege>, detail: u32) -> &'static str {
+    match privilege {
+        Some(Privilege::Bpf) => bpf_command(detail),
+        Some(Privilege::Signal) => i32::try_from(detail)
+            .ok()
+            .and_then(|number| nix::sys::signal::Signal::try_from(number).ok())
+            .map_or("signal", nix::sys::signal::Signal::as_str),
+        Some(
+            Privilege::Mount
+            | Privilege::Namespace
+            | Privilege::Capability
+            | Privilege::Module
+            | Privilege::Kexec,
+        ) if detail != 0 => capability(detail),
+        Some(
+            one @ (Privilege::Ptrace
+            | Privilege::Mount
+            | Privilege::Namespace
+            | Privilege::Setuid
+            | Privilege::Capability
+            | Privilege::Module
+            | Privilege::Kexec),
+        ) => one.name(),
+        None => "privilege",
+    }
+}
+
+/// The name of one of the capabilities that are judged (include/uapi/linux/capability.h).
+fn capability(number: u32) -> &'static str {
+    match number {
+        12 => "CAP_NET_ADMIN",
+        16 => "CAP_SYS_MODULE",
+        17 => "CAP_SYS_RAWIO",
+        21 => "CAP_SYS_ADMIN",
+        22 => "CAP_SYS_BOOT",
+        25 => "CAP_SYS_TIME",
+        27 => "CAP_MKNOD",
+        38 => "CAP_PERFMON",
+        _ => "capability",
+    }
+}
+
 /// The name of an `enum bpf_cmd` value of include/uapi/linux/bpf.h.
-pub(super) fn bpf_command(command: u32) -> &'static str {
+fn bpf_command(command: u32) -> &'static str {
     const NAMES: [&str; 37] = [
         "BPF_MAP_CREATE",
         "BPF_MAP_LOOKUP_ELEM",

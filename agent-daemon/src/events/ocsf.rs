@@ -1,21 +1,29 @@
 //! Events as OCSF 1.8.0: one JSON object a line, written straight into a reused buffer.
 //!
 //! # Choices
-//! - **Files** are class 1001: an open for reading is Read, one for writing is Update. `access_mask`
-//!   holds the `open(2)` flags and `file.uid` is `major:minor:inode`. What is no folder has type
-//!   Unknown: the record does not tell devices and pipes from regular files.
+//! - **Files** are class 1001: an open for reading is Read, one for writing is Update, and Create where it
+//!   made the file. `access_mask` holds the `open(2)` flags and `file.uid` is `major:minor:inode`. What is no
+//!   folder has type Unknown: the record does not tell devices and pipes from regular files.
+//! - **Changes** of files are class 1001 too: Create, Delete, Rename, Update for truncating, Set Security for
+//!   mode, owner and access lists, Set Attributes for times and other attributes, and Other with the name "Link". What was done is in `unmapped.operation`; `file_result`
+//!   is the path that a rename or a link gives.
 //! - **Programs** are class 1007, Launch, with `launch_type_id` Exec: `actor.process` is the process
 //!   as it was before, `process` is what runs now (or would have run). An exec that is let go is
 //!   told once, when the program runs, with the rule that permitted it. A fork is not told: it does
 //!   nothing by itself, and each event of the child carries its chain.
-//! - **Peers** are class 4001: connect is Open, a datagram sent without a connection is Traffic, and
-//!   bind is Other with the name "Bind", because Listen would claim more than was done.
-//! - **`bpf(2)`** is class 1003, Invoke.
+//! - **Peers** are class 4001: connect is Open, a datagram sent without a connection is Traffic, listen is
+//!   Listen, and bind is Other with the name "Bind", because Listen would claim more than was done. A unix
+//!   socket is an endpoint with a name: its path, or `@` and its abstract address.
+//! - **Kinds of sockets** are class 1003, Create: `kernel.name` is the kind.
+//! - **Privileges** are class 1003, Invoke: `kernel.name` says what was asked for, `unmapped.privilege` is
+//!   the privilege as policies name it.
 //! - **Losses** are class 1008 Event Log Activity, Other with the name "Lose": it is what the schema
 //!   has for the event log itself, and Application Lifecycle would say that Ambit stopped.
 //! - **The verdict** is in the `security_control` profile: `action_id`, `disposition_id`, and
 //!   `policy` with the deciding policy's `@id` as `uid` (`is_applied` is false where audit mode let
 //!   it go). Events that judge nothing do not declare that profile.
+//! - **The deciding policy's annotations**: `@severity` is `severity_id`, `@attack` becomes `attacks`,
+//!   `@reason` is `policy.desc`, and `@asi`, for which the schema has no place, is `unmapped.asi`.
 //! - **Time** is in milliseconds in `time` and in nanoseconds in `time_dt` (profile `datetime`).
 //! - **The agent** is in `unmapped.ai_agent`, in the shape that OCSF 1.9 drafts.
 //! - **Paths that are not UTF-8** are written with U+FFFD in `path` and `name`; the exact bytes are
@@ -26,19 +34,23 @@
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use agent_ebpf::{Action, BpfBody, FileBody, Lane, PeerBody, RULE_PROTECTED, Verdict, protocol};
+use agent_ebpf::{
+    Action, FileBody, Hook, Lane, PeerBody, Privilege, PrivilegeBody, RULE_PROTECTED, SocketBody,
+    SocketKind, Verdict, protocol,
+};
 
 use super::clock::Clock;
 use super::gap::Gap;
 use super::host::Host;
 use super::json::{self, Object};
 use super::objects::{
-    address, agent, base, bpf_command, comm, file, identity, is_datagram, is_root, parents,
-    program, running, verdict, write_time,
+    address, agent, base, comm, file, identity, is_datagram, is_root, operation, parents,
+    privilege_name, program, running, uri, verdict, write_time,
 };
 use super::pipeline::AgentInfo;
 use super::processes::{ExeFrom, Handle, Image, Processes};
 use super::record::{Record, lane_of};
+use crate::policy::Notes;
 
 /// The version of the schema that every event names.
 pub const VERSION: &str = "1.8.0";
@@ -74,6 +86,8 @@ pub struct Story<'a> {
     pub agent: Option<AgentInfo<'a>>,
     /// The `@id` of the rule that decided.
     pub rule: Option<&'a str>,
+    /// What its annotations tell.
+    pub notes: Option<Notes<'a>>,
     /// The generation of the policy that it belongs to.
     pub generation: Option<u64>,
 }
@@ -114,6 +128,61 @@ const NETWORK_ACTIVITY: Class = Class::new(4001, 4);
 struct Activity(u64, Option<&'static str>);
 
 const OTHER: u64 = 99;
+
+/// What a record of a file says was done.
+const fn file_activity(hook: Hook, action: Action, body: &FileBody) -> Activity {
+    let opened = match action {
+        Action::Write if body.is_new != 0 => Activity(1, None),
+        Action::Write => Activity(3, None),
+        Action::Read
+        | Action::Exec
+        | Action::Connect
+        | Action::Bind
+        | Action::Listen
+        | Action::Socket
+        | Action::Privilege => Activity(2, None),
+    };
+    match hook {
+        Hook::PathMknod | Hook::PathMkdir | Hook::PathSymlink => Activity(1, None),
+        Hook::PathTruncate => Activity(3, None),
+        Hook::PathUnlink | Hook::PathRmdir => Activity(4, None),
+        Hook::PathRename => Activity(5, None),
+        Hook::InodeSetattr | Hook::InodeSetxattr | Hook::InodeRemovexattr => Activity(6, None),
+        Hook::PathChmod | Hook::PathChown | Hook::InodeSetAcl | Hook::InodeRemoveAcl => {
+            Activity(7, None)
+        }
+        Hook::PathLink => Activity(OTHER, Some("Link")),
+        Hook::FileOpen
+        | Hook::BprmCheck
+        | Hook::Fanotify
+        | Hook::SocketConnect
+        | Hook::Bpf
+        | Hook::Connect4
+        | Hook::Connect6
+        | Hook::Sendmsg4
+        | Hook::Sendmsg6
+        | Hook::Bind4
+        | Hook::Bind6
+        | Hook::SchedFork
+        | Hook::SchedExec
+        | Hook::SchedExit
+        | Hook::SocketCreate
+        | Hook::SockCreate
+        | Hook::SocketListen
+        | Hook::SocketBind
+        | Hook::UnixStreamConnect
+        | Hook::UnixMaySend
+        | Hook::PtraceAccessCheck
+        | Hook::TaskKill
+        | Hook::SbMount
+        | Hook::MoveMount
+        | Hook::SbUmount
+        | Hook::SbPivotroot
+        | Hook::UsernsCreate
+        | Hook::Capable
+        | Hook::BprmCredsFromFile => opened,
+    }
+}
 
 /// What an event says of the verdict.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -186,23 +255,35 @@ impl Ocsf {
         self.clock = clock;
     }
 
-    /// A file was opened, or would have been.
-    pub fn file(&mut self, out: &mut Vec<u8>, story: &Story<'_>, body: &FileBody, path: &[u8]) {
-        let activity = match story.record.action {
-            Action::Write => Activity(3, None),
-            Action::Read | Action::Exec | Action::Connect | Action::Bind | Action::Bpf => {
-                Activity(2, None)
-            }
-        };
+    /// A file was opened or changed, or would have been.
+    pub fn file(
+        &mut self,
+        out: &mut Vec<u8>,
+        story: &Story<'_>,
+        body: &FileBody,
+        path: &[u8],
+        result: &[u8],
+    ) {
+        let hook = story.record.hook;
+        let activity = file_activity(hook, story.record.action, body);
         self.event(
             out,
             story,
             What::new(FILE_SYSTEM_ACTIVITY, activity, Outcome::Judged),
             |o| {
                 o.object("file", |o| file(o, path, Some(body), body.is_dir != 0, 0));
-                o.uint("access_mask", u64::from(body.flags));
+                if !result.is_empty() {
+                    o.object("file_result", |o| file(o, result, None, body.is_dir != 0, 0));
+                }
+                if matches!(hook, Hook::FileOpen | Hook::Fanotify) {
+                    o.uint("access_mask", u64::from(body.flags));
+                }
             },
-            |_| {},
+            |o| {
+                if let Some(operation) = operation(hook) {
+                    o.str("operation", operation);
+                }
+            },
         );
     }
 
@@ -253,17 +334,7 @@ impl Ocsf {
 
     /// A peer was connected, sent to or bound, or would have been.
     pub fn peer(&mut self, out: &mut Vec<u8>, story: &Story<'_>, body: &PeerBody) {
-        let bind = match story.record.action {
-            Action::Bind => true,
-            Action::Connect | Action::Exec | Action::Read | Action::Write | Action::Bpf => false,
-        };
-        let activity = if bind {
-            Activity(OTHER, Some("Bind"))
-        } else if is_datagram(story.record.hook) {
-            Activity(6, None)
-        } else {
-            Activity(1, None)
-        };
+        let (activity, bind) = networking(story.record);
         let address = address(body);
         self.event(
             out,
@@ -306,20 +377,85 @@ impl Ocsf {
         );
     }
 
-    /// A `bpf(2)` call.
-    pub fn bpf(&mut self, out: &mut Vec<u8>, story: &Story<'_>, body: &BpfBody) {
+    /// A unix socket was connected, sent to or bound, or would have been.
+    pub fn unix_socket(
+        &mut self,
+        out: &mut Vec<u8>,
+        story: &Story<'_>,
+        body: &FileBody,
+        name: &[u8],
+    ) {
+        let (activity, bind) = networking(story.record);
+        self.event(
+            out,
+            story,
+            What::new(NETWORK_ACTIVITY, activity, Outcome::Judged),
+            |o| {
+                o.object(if bind { "src_endpoint" } else { "dst_endpoint" }, |o| {
+                    o.lossy("name", if name.is_empty() { b"unresolved" } else { name });
+                });
+                o.object("connection_info", |o| {
+                    o.uint("direction_id", 4);
+                    o.str("protocol_name", "unix");
+                });
+            },
+            |o| {
+                if std::str::from_utf8(name).is_err() {
+                    o.plain("socket_uri", |out| uri(out, name));
+                }
+                if body.inode != 0 {
+                    let (major, minor) = (body.device >> 20, body.device & 0xf_ffff);
+                    o.display("socket_uid", format_args!("{major}:{minor}:{}", body.inode));
+                }
+            },
+        );
+    }
+
+    /// A socket was made of a kind whose use is not judged, or would have been.
+    pub fn socket(&mut self, out: &mut Vec<u8>, story: &Story<'_>, body: &SocketBody) {
+        let kind = u8::try_from(body.kind).ok().and_then(SocketKind::from_code);
+        self.event(
+            out,
+            story,
+            What::new(KERNEL_ACTIVITY, Activity(1, None), Outcome::Judged),
+            |o| {
+                o.object("kernel", |o| {
+                    o.str("name", kind.map_or("socket", SocketKind::name));
+                    o.uint("type_id", 2);
+                    o.str("system_call", "socket");
+                });
+            },
+            |o| {
+                o.uint("family", u64::from(body.family));
+                o.uint("socket_type", u64::from(body.socket_type));
+                o.uint("protocol", u64::from(body.protocol));
+            },
+        );
+    }
+
+    /// A privilege was asked for.
+    pub fn privilege(&mut self, out: &mut Vec<u8>, story: &Story<'_>, body: &PrivilegeBody) {
+        let privilege = u8::try_from(body.privilege).ok().and_then(Privilege::from_code);
         self.event(
             out,
             story,
             What::new(KERNEL_ACTIVITY, Activity(4, None), Outcome::Judged),
             |o| {
                 o.object("kernel", |o| {
-                    o.str("name", bpf_command(body.command));
+                    o.str("name", privilege_name(privilege, body.detail));
                     o.uint("type_id", 2);
-                    o.str("system_call", "bpf");
+                    if privilege == Some(Privilege::Bpf) {
+                        o.str("system_call", "bpf");
+                    }
                 });
             },
-            |o| o.uint("bpf_command", u64::from(body.command)),
+            |o| {
+                o.str("privilege", privilege.map_or("privilege", Privilege::name));
+                o.uint("detail", u64::from(body.detail));
+                if body.target != 0 {
+                    o.uint("target_pid", u64::from(body.target));
+                }
+            },
         );
     }
 
@@ -484,13 +620,15 @@ impl Ocsf {
             lane: lane_of(header),
             sequence: header.sequence,
         };
-        let protected = header.rule == RULE_PROTECTED || record.action == Action::Bpf;
+        let protected = header.rule == RULE_PROTECTED || record.action == Action::Privilege;
         let severity = match (outcome, record.verdict) {
             (Outcome::Unjudged, _) | (_, Verdict::Allowed) => 1,
             (_, Verdict::WouldDeny) => 2,
             (_, Verdict::Denied) if protected => 4,
             (_, Verdict::Denied) => 3,
         };
+        let notes = story.notes.filter(|_| outcome != Outcome::Unjudged);
+        let severity = notes.and_then(Notes::severity).unwrap_or(severity);
         let clock = self.clock;
         json::object(out, |o| {
             let judged = outcome != Outcome::Unjudged;
@@ -523,6 +661,11 @@ impl Ocsf {
                     o.str("reason", reason.name());
                 }
                 o.str("hook", record.hook.name());
+                if let Some(asi) = notes.map(Notes::asi)
+                    && asi.clone().next().is_some()
+                {
+                    o.array("asi", |a| asi.for_each(|one| a.str(one)));
+                }
                 if header.set != 0 {
                     o.uint("policy_set", u64::from(header.set));
                 }
@@ -537,6 +680,23 @@ impl Ocsf {
             });
         });
         out.push(b'\n');
+    }
+}
+
+/// What a record of class 4001 did, and whether it did it to an address of its own.
+const fn networking(record: &Record<'_>) -> (Activity, bool) {
+    match record.action {
+        Action::Bind => (Activity(OTHER, Some("Bind")), true),
+        Action::Listen => (Activity(7, None), true),
+        Action::Connect
+        | Action::Exec
+        | Action::Read
+        | Action::Write
+        | Action::Socket
+        | Action::Privilege => {
+            let activity = if is_datagram(record.hook) { 6 } else { 1 };
+            (Activity(activity, None), false)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use super::launches::Launches;
 use super::ocsf::{Ocsf, Outcome, Program, Story};
 use super::processes::{ExeFrom, Handle, Launch, Processes};
 use super::record::{Body, Record, decode, lane_of};
+use crate::policy::Notes;
 
 /// An agent as events name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub trait Names {
     fn agent(&self, id: u32) -> Option<AgentInfo<'_>>;
     /// The `@id` of a rule of a policy set.
     fn rule(&self, set: u32, rule: RuleId) -> Option<&str>;
+    /// What that rule's annotations tell; nothing for rules that are built in.
+    fn notes(&self, set: u32, rule: RuleId) -> Option<Notes<'_>>;
     /// The generation of the policy that a set was made from.
     fn generation(&self, set: u32) -> Option<u64>;
 }
@@ -291,12 +294,18 @@ impl Pipeline {
     ) -> bool {
         let header = &record.header;
         match &record.body {
-            Body::File { body, path } => {
+            Body::File { body, path, result } => {
                 let actor = self.processes.actor(header);
+                if matches!(record.action, Action::Connect | Action::Bind) {
+                    self.count(header, record.action, record.verdict);
+                    let story = story(&self.processes, record, actor, names);
+                    self.ocsf.unix_socket(out, &story, body, path);
+                    return true;
+                }
                 if record.action != Action::Exec {
                     self.count(header, record.action, record.verdict);
                     let story = story(&self.processes, record, actor, names);
-                    self.ocsf.file(out, &story, body, path);
+                    self.ocsf.file(out, &story, body, path, result);
                     return true;
                 }
                 match record.verdict {
@@ -326,11 +335,17 @@ impl Pipeline {
                 let story = story(&self.processes, record, actor, names);
                 self.ocsf.peer(out, &story, body);
             }
-            Body::Bpf(body) => {
+            Body::Privilege(body) => {
                 let actor = self.processes.actor(header);
                 self.count(header, record.action, record.verdict);
                 let story = story(&self.processes, record, actor, names);
-                self.ocsf.bpf(out, &story, body);
+                self.ocsf.privilege(out, &story, body);
+            }
+            Body::Socket(body) => {
+                let actor = self.processes.actor(header);
+                self.count(header, record.action, record.verdict);
+                let story = story(&self.processes, record, actor, names);
+                self.ocsf.socket(out, &story, body);
             }
             Body::Fork(body) => {
                 self.processes.on_fork(header, body);
@@ -431,6 +446,7 @@ fn story<'a>(
         actor,
         agent: names.agent(header.agent),
         rule,
+        notes: names.notes(header.set, header.rule),
         generation: names.generation(header.set),
     }
 }

@@ -1,7 +1,9 @@
 use agent_ebpf::{
-    BpfBody, ExecBody, ExitBody, FileBody, ForkBody, Hook, PeerBody, RULE_PROTECTED, Reason,
-    family, protocol,
+    ExecBody, ExitBody, FileBody, ForkBody, Hook, PeerBody, Privilege, PrivilegeBody,
+    RULE_PROTECTED, Reason, SocketBody, SocketKind, family, protocol,
 };
+use std::sync::LazyLock;
+
 use serde_json::Value;
 use zerocopy::IntoBytes as _;
 
@@ -9,6 +11,7 @@ use super::super::ocsf::tests::violations;
 use super::super::proc::{NoProc, ProcInfo, ProcSource};
 use super::super::record::{encode_exec, encode_file, encode_fixed};
 use super::*;
+use crate::policy::{Effect, RuleInfo};
 
 struct Fixed;
 
@@ -27,8 +30,25 @@ impl Names for Fixed {
             (1, 2) => Some("read-src"),
             (1, 3) => Some("tools"),
             (1, 4) => Some("scripts"),
+            (1, 5) => Some("keys"),
             _ => None,
         }
+    }
+    fn notes(&self, set: u32, rule: RuleId) -> Option<Notes<'_>> {
+        static TOLD: LazyLock<RuleInfo> = LazyLock::new(|| RuleInfo {
+            id: "scripts".to_owned(),
+            effect: Effect::Forbid,
+            place: "coder.cedar:1:1".to_owned(),
+            annotations: [
+                ("reason", "Keys are not for \"agents\""),
+                ("severity", "critical"),
+                ("asi", "ASI03, ASI02"),
+                ("attack", "T1552.001,AML.T0055"),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        });
+        ((set, rule) == (1, 5)).then(|| TOLD.notes())
     }
     fn generation(&self, set: u32) -> Option<u64> {
         (set == 1).then_some(12)
@@ -209,10 +229,24 @@ fn every_kind_of_event_is_valid_ocsf() {
         kernel.peer(11, Action::Connect, *verdict, Hook::Sendmsg6, v6);
         kernel.peer(11, Action::Bind, *verdict, Hook::Bind4, tcp);
         kernel.peer(11, Action::Connect, *verdict, Hook::SocketConnect, PeerBody::default());
-        let header = kernel.header(11, Action::Bpf, *verdict, Hook::Bpf);
-        for command in [5, 99] {
-            let body = BpfBody { command, pad: 0 };
-            encode_fixed(&mut kernel.record, &header, Kind::Bpf, body.as_bytes());
+        kernel.peer(11, Action::Listen, *verdict, Hook::Bind4, tcp);
+        for name in [&b"/run/x"[..], b"@x", b"@\xff\x00", b""] {
+            kernel.file(11, Action::Connect, *verdict, name);
+            kernel.file(11, Action::Bind, *verdict, name);
+        }
+        let header = kernel.header(11, Action::Privilege, *verdict, Hook::Bpf);
+        for privilege in Privilege::ALL {
+            for detail in [0, 9, 21, 9999] {
+                let body =
+                    PrivilegeBody { privilege: *privilege as u32, detail, target: 7, pad: 0 };
+                encode_fixed(&mut kernel.record, &header, Kind::Privilege, body.as_bytes());
+                kernel.push();
+            }
+        }
+        let header = kernel.header(11, Action::Socket, *verdict, Hook::Bpf);
+        for kind in SocketKind::ALL {
+            let body = SocketBody { kind: *kind as u32, family: 16, socket_type: 3, protocol: 0 };
+            encode_fixed(&mut kernel.record, &header, Kind::Socket, body.as_bytes());
             kernel.push();
         }
     }
@@ -237,6 +271,28 @@ fn every_kind_of_event_is_valid_ocsf() {
     assert_eq!(events[0]["activity_name"], "Discard");
     assert_eq!(events[1]["unmapped"]["gap"]["lost"]["peer"], 3);
     assert_eq!(events[1]["count"], 3);
+}
+
+#[test]
+fn annotations_of_the_deciding_policy_are_told() {
+    let (mut pipeline, mut kernel) = (pipeline(), Kernel::new());
+    let mut header = kernel.header(70, Action::Read, Verdict::Denied, Hook::FileOpen);
+    header.rule = 5;
+    header.reason = Reason::Forbidden as u8;
+    kernel.file_with(&header, b"/work/.secrets/key");
+    let events = told(&mut pipeline, &mut kernel);
+    let event = &events[0];
+    assert_eq!(event["severity_id"], 5);
+    assert_eq!(event["policy"]["uid"], "keys");
+    assert_eq!(event["policy"]["desc"], "Keys are not for \"agents\"");
+    assert_eq!(
+        event["attacks"],
+        serde_json::json!([
+            {"technique": {"uid": "T1552"}, "sub_technique": {"uid": "T1552.001"}},
+            {"technique": {"uid": "AML.T0055"}},
+        ])
+    );
+    assert_eq!(event["unmapped"]["asi"], serde_json::json!(["ASI03", "ASI02"]));
 }
 
 #[test]
@@ -367,6 +423,50 @@ fn a_path_that_is_not_utf8_keeps_its_bytes_in_a_valid_line() {
     let file = &events[0]["file"];
     assert_eq!(file["path"], "/a b/\u{fffd}\n\"xé");
     assert_eq!(file["uri"], "file:///a%20b/%FF%0A%22x%C3%A9");
+}
+
+#[test]
+fn changes_say_what_was_done_and_to_which_names() {
+    let (mut pipeline, mut kernel) = (pipeline(), Kernel::new());
+    let hooks = [
+        (Hook::PathMknod, 1, "create"),
+        (Hook::PathMkdir, 1, "mkdir"),
+        (Hook::PathSymlink, 1, "symlink"),
+        (Hook::PathTruncate, 3, "truncate"),
+        (Hook::PathUnlink, 4, "unlink"),
+        (Hook::PathRmdir, 4, "rmdir"),
+        (Hook::PathRename, 5, "rename"),
+        (Hook::InodeSetattr, 6, "utimes"),
+        (Hook::InodeSetxattr, 6, "setxattr"),
+        (Hook::InodeRemovexattr, 6, "removexattr"),
+        (Hook::PathChmod, 7, "chmod"),
+        (Hook::PathChown, 7, "chown"),
+        (Hook::InodeSetAcl, 7, "setfacl"),
+        (Hook::InodeRemoveAcl, 7, "removefacl"),
+        (Hook::PathLink, 99, "link"),
+    ];
+    for (hook, ..) in hooks {
+        let header = kernel.header(11, Action::Write, Verdict::Denied, hook);
+        let result = matches!(hook, Hook::PathRename | Hook::PathLink);
+        let result: &[u8] = if result { b"/to" } else { b"" };
+        let body = FileBody {
+            inode: 42,
+            path_len: 5,
+            result_len: result.len() as u32,
+            ..FileBody::default()
+        };
+        let bytes = [body.as_bytes(), b"/from", result].concat();
+        encode_fixed(&mut kernel.record, &header, Kind::File, &bytes);
+        kernel.push();
+    }
+    let events = told(&mut pipeline, &mut kernel);
+    for (event, (hook, activity, operation)) in events.iter().zip(hooks) {
+        assert_eq!(event["activity_id"], activity, "{operation}");
+        assert_eq!(event["unmapped"]["operation"], operation);
+        assert_eq!(event["file"]["path"], "/from");
+        let moves = matches!(hook, Hook::PathRename | Hook::PathLink);
+        assert_eq!(event["file_result"]["path"] == "/to", moves);
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@
 //! the bytes that are there, and a code without a name is an error that says the code.
 
 use agent_ebpf::{
-    ARGV_MAX, Action, BpfBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, Lane,
-    PATH_MAX, PeerBody, Reason, Verdict,
+    ARGV_MAX, Action, ExecBody, ExitBody, FileBody, ForkBody, Header, Hook, Kind, Lane, PATH_MAX,
+    PeerBody, PrivilegeBody, Reason, SocketBody, Verdict,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -29,17 +29,22 @@ pub struct Record<'a> {
 /// What follows a record's header.
 #[derive(Clone, Debug)]
 pub enum Body<'a> {
-    /// A file opened, or a program about to run.
+    /// A file opened, a program about to run, or a unix socket.
     File {
         /// The fixed part.
         body: FileBody,
-        /// The absolute path, without NUL; empty when it could not be resolved.
+        /// The absolute path, without NUL, or `@` and an abstract unix address; the last name alone when it
+        /// could not be resolved.
         path: &'a [u8],
+        /// The absolute path that the object was to get; empty when it was to get none.
+        result: &'a [u8],
     },
     /// A peer connected, sent to or bound.
     Peer(PeerBody),
-    /// A `bpf(2)` call.
-    Bpf(BpfBody),
+    /// A privilege asked for.
+    Privilege(PrivilegeBody),
+    /// A socket made.
+    Socket(SocketBody),
     /// A process began.
     Fork(ForkBody),
     /// A program now runs.
@@ -63,7 +68,8 @@ impl Body<'_> {
         match self {
             Self::File { .. } => Kind::File,
             Self::Peer(_) => Kind::Peer,
-            Self::Bpf(_) => Kind::Bpf,
+            Self::Privilege(_) => Kind::Privilege,
+            Self::Socket(_) => Kind::Socket,
             Self::Fork(_) => Kind::Fork,
             Self::Exec { .. } => Kind::Exec,
             Self::Exit(_) => Kind::Exit,
@@ -172,7 +178,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let action = code("action", header.action, Action::from_code)?;
     let hook = code("hook", header.hook, Hook::from_code)?;
     let judged = match kind {
-        Kind::File | Kind::Peer | Kind::Bpf => true,
+        Kind::File | Kind::Peer | Kind::Privilege | Kind::Socket => true,
         Kind::Fork | Kind::Exec | Kind::Exit | Kind::Enrol => false,
     };
     let verdict = match header.verdict {
@@ -182,11 +188,15 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let reason =
         if judged { Some(code("reason", header.reason, Reason::from_code)?) } else { None };
     let fits = match (kind, action) {
-        (Kind::File, Action::Exec | Action::Read | Action::Write)
-        | (Kind::Peer, Action::Connect | Action::Bind)
-        | (Kind::Bpf, Action::Bpf)
+        (
+            Kind::File,
+            Action::Exec | Action::Read | Action::Write | Action::Connect | Action::Bind,
+        )
+        | (Kind::Peer, Action::Connect | Action::Bind | Action::Listen)
+        | (Kind::Privilege, Action::Privilege)
+        | (Kind::Socket, Action::Socket)
         | (Kind::Fork | Kind::Exec | Kind::Exit | Kind::Enrol, _) => true,
-        (Kind::File | Kind::Peer | Kind::Bpf, _) => false,
+        (Kind::File | Kind::Peer | Kind::Privilege | Kind::Socket, _) => false,
     };
     if !fits {
         return Err(DecodeError::Mismatch { kind, action });
@@ -194,11 +204,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let body = match kind {
         Kind::File => {
             let (body, rest) = fixed::<FileBody>(bytes, "file body")?;
-            let (path, _) = variable(rest, body.path_len, PATH_MAX, "path")?;
-            Body::File { body, path }
+            let (path, rest) = variable(rest, body.path_len, PATH_MAX, "path")?;
+            let (result, _) = variable(rest, body.result_len, PATH_MAX, "second path")?;
+            Body::File { body, path, result }
         }
         Kind::Peer => Body::Peer(fixed(bytes, "peer body")?.0),
-        Kind::Bpf => Body::Bpf(fixed(bytes, "bpf body")?.0),
+        Kind::Privilege => Body::Privilege(fixed(bytes, "privilege body")?.0),
+        Kind::Socket => Body::Socket(fixed(bytes, "socket body")?.0),
         Kind::Fork => Body::Fork(fixed(bytes, "fork body")?.0),
         Kind::Exec => {
             let (body, rest) = fixed::<ExecBody>(bytes, "exec body")?;
@@ -236,7 +248,7 @@ fn assemble(out: &mut Vec<u8>, header: &Header, kind: Kind, body: &[u8], rest: [
 /// object is [`Reason::PathUnresolved`].
 pub fn encode_file(out: &mut Vec<u8>, header: &Header, body: &FileBody, path: &[u8]) {
     let path = if path.len() > PATH_MAX { &[] } else { path };
-    let body = FileBody { path_len: path.len() as u32, ..*body };
+    let body = FileBody { path_len: path.len() as u32, result_len: 0, ..*body };
     assemble(out, header, Kind::File, body.as_bytes(), [path, &[]]);
 }
 
@@ -260,8 +272,8 @@ pub fn encode_exec(
     assemble(out, header, Kind::Exec, body.as_bytes(), [filename, kept]);
 }
 
-/// Makes a record whose body is fixed: [`Kind::Peer`], [`Kind::Bpf`], [`Kind::Fork`],
-/// [`Kind::Exit`], or [`Kind::Enrol`] with an empty body.
+/// Makes a record whose body is fixed: [`Kind::Peer`], [`Kind::Privilege`], [`Kind::Socket`],
+/// [`Kind::Fork`], [`Kind::Exit`], or [`Kind::Enrol`] with an empty body.
 pub fn encode_fixed(out: &mut Vec<u8>, header: &Header, kind: Kind, body: &[u8]) {
     assemble(out, header, kind, body, [&[], &[]]);
 }
@@ -294,7 +306,7 @@ mod tests {
         let record = decode(&bytes).unwrap();
         assert_eq!(record.header.tgid, 7);
         assert_eq!(record.action, Action::Read);
-        let Body::File { body, path } = record.body else { panic!("{record:?}") };
+        let Body::File { body, path, .. } = record.body else { panic!("{record:?}") };
         assert_eq!((body.inode, path), (9, b"/etc/\xffhosts".as_slice()));
     }
 
@@ -355,7 +367,7 @@ mod tests {
     #[test]
     fn a_kind_that_cannot_tell_of_its_action_is_refused() {
         let mut bytes = file();
-        bytes[5] = Action::Connect as u8;
+        bytes[5] = Action::Listen as u8;
         assert!(matches!(decode(&bytes).unwrap_err(), DecodeError::Mismatch { .. }));
     }
 }

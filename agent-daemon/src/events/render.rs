@@ -162,14 +162,19 @@ fn word(event: &Value, class: u64) -> Word {
 
 fn action(event: &Value, class: u64) -> String {
     let activity = event["activity_id"].as_u64().unwrap_or(0);
+    let told = |name: &str| event["unmapped"][name].as_str().map(shown);
+    if class == 1001 {
+        let changed = told("operation").filter(|operation| operation != "open");
+        return changed.or_else(|| told("action")).unwrap_or_else(|| "?".to_owned());
+    }
     let name = match (class, activity) {
-        (1001, 2) => "read",
-        (1001, 3) => "write",
-        (1003, _) => "bpf",
+        (1003, 1) => "socket",
+        (1003, _) => "privilege",
         (1007, 1) => "exec",
         (1007, 2) => "exit",
         (4001, 1) => "connect",
         (4001, 6) => "send",
+        (4001, 7) => "listen",
         _ => return shown(event["activity_name"].as_str().unwrap_or("?")).to_lowercase(),
     };
     name.to_owned()
@@ -185,8 +190,22 @@ fn target(event: &Value, class: u64) -> String {
         if uri.is_empty() { path } else { uri }.to_owned()
     };
     match class {
+        1001 if event["file_result"].is_object() => {
+            format!("{} -> {}", file("/file"), file("/file_result"))
+        }
         1001 => file("/file"),
-        1003 => text("/kernel/name").to_owned(),
+        1003 => {
+            let (name, privilege) = (text("/kernel/name"), text("/unmapped/privilege"));
+            let mut said = match privilege {
+                "" => name.to_owned(),
+                _ if privilege == name => name.to_owned(),
+                _ => format!("{privilege} {name}"),
+            };
+            if let Some(pid) = event.pointer("/unmapped/target_pid") {
+                let _ = write!(said, " pid {pid}");
+            }
+            said
+        }
         1007 => match event["activity_id"].as_u64() {
             Some(2) => {
                 let code = &event["exit_code"];
@@ -214,6 +233,9 @@ fn target(event: &Value, class: u64) -> String {
             let ip = if ip.is_empty() { text(&format!("{side}/name")) } else { ip };
             let port = event.pointer(&format!("{side}/port")).and_then(Value::as_u64).unwrap_or(0);
             let name = text("/connection_info/protocol_name");
+            if name == "unix" {
+                return format!("unix {ip}");
+            }
             let address =
                 if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
             if name.is_empty() { address } else { format!("{name} {address}") }
@@ -284,7 +306,10 @@ mod tests {
             "action_id": action_id, "file": {"path": path, "name": "n"},
             "policy": {"uid": "no-keys"},
             "actor": {"process": {"pid": 42, "file": {"path": "/usr/bin/cat"}}},
-            "unmapped": {"ai_agent": {"name": "coder"}, "reason": "forbidden"},
+            "unmapped": {
+                "ai_agent": {"name": "coder"}, "action": "read", "operation": "open",
+                "reason": "forbidden",
+            },
         })
     }
 
@@ -303,6 +328,15 @@ mod tests {
             "2023-11-14 22:13:20.123  coder     DENIED   read       \
              /home/u/.ssh/id_ed25519                   no-keys       42 /usr/bin/cat"
         );
+    }
+
+    #[test]
+    fn a_change_shows_what_was_done_and_both_names() {
+        let mut event = event(2, "/a");
+        event["unmapped"]["operation"] = json!("rename");
+        event["file_result"] = json!({"path": "/b", "name": "b"});
+        let line = line(&event);
+        assert!(line.contains("  rename     /a -> /b  "), "{line}");
     }
 
     #[test]

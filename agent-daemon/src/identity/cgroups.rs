@@ -9,11 +9,8 @@ use std::{
 
 use crate::kernel::host;
 
-/// The folder in the version 1 pids hierarchy, where the hybrid layout keeps that controller.
-pub const PIDS_V1: &str = "ambit";
-
-/// Bounds the number of processes: by the cgroup2 controller, else by the version 1 hierarchy. Returns
-/// the folder in the latter.
+/// Bounds the number of processes: by the cgroup2 controller, else by the version 1 hierarchy, where the
+/// hybrid layout keeps it. Returns the folder in the latter, which is called as `parent` is.
 pub fn bound_pids(parent: &Path, cgroup: &Path, leaf: &str, max: u64) -> Option<PathBuf> {
     let above = parent.parent().unwrap_or(parent);
     for folder in [above, parent] {
@@ -22,7 +19,7 @@ pub fn bound_pids(parent: &Path, cgroup: &Path, leaf: &str, max: u64) -> Option<
     if fs::write(cgroup.join("pids.max"), max.to_string()).is_ok() {
         return None;
     }
-    let made = host::pids_v1()?.join(PIDS_V1).join(leaf);
+    let made = host::pids_v1()?.join(parent.file_name()?).join(leaf);
     fs::create_dir_all(&made).ok()?;
     if fs::write(made.join("pids.max"), max.to_string()).is_err() {
         let _ = fs::remove_dir(&made);

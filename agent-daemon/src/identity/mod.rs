@@ -94,6 +94,7 @@ mod tests {
         AgentConfig {
             name: "a".to_owned(),
             groups: Vec::new(),
+            attributes: Default::default(),
             cgroup: cgroup.map(str::to_owned),
             unit: unit.map(str::to_owned),
             mode: ModeChoice::Enforce,

@@ -1,8 +1,9 @@
 //! What the host is: kernel version, mounts, the LSM list.
 
 use std::{
+    collections::HashMap,
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -190,6 +191,45 @@ pub fn cgroup_id(folder: &Path) -> io::Result<u64> {
 pub fn object(stat: &fs::Metadata) -> (u32, u64) {
     let (major, minor) = (nix::sys::stat::major(stat.dev()), nix::sys::stat::minor(stat.dev()));
     ((major << 20 | minor) as u32, stat.ino())
+}
+
+/// The mounts of a process's namespace, to know objects by as the hooks do.
+#[derive(Debug, Default)]
+pub struct Objects {
+    /// Device of the file system by mount id, and whether `stat` tells of its objects what the hooks read.
+    mounts: HashMap<u64, (u32, bool)>,
+}
+
+/// File systems of which `stat` gives the device and inode number that the kernel keeps.
+const PLAIN: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs"];
+
+impl Objects {
+    /// Reads the mounts of `/proc/PROCESS`; the error is that it is gone.
+    pub fn of_process(process: &str) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
+        let mounts = text.lines().filter_map(|line| {
+            let id = line.split(' ').next()?.parse().ok()?;
+            let mount = parse_mount(line)?;
+            let (major, minor) = mount.device.split_once(':')?;
+            let device = major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?;
+            Some((id, (device, PLAIN.contains(&mount.kind.as_str()))))
+        });
+        Ok(Self { mounts: mounts.collect() })
+    }
+
+    /// Device and inode number of an open object, as the hooks read them; `None` when the kernel does not
+    /// say (before 5.14, or a mount that is in no list).
+    pub fn key(&self, file: &impl AsRawFd, stat: &fs::Metadata) -> Option<(u32, u64)> {
+        let key = object(stat);
+        if self.mounts.values().any(|mount| *mount == (key.0, true)) {
+            return Some(key);
+        }
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+        };
+        Some((self.mounts.get(&field("mnt_id:")?)?.0, field("ino:")?))
+    }
 }
 
 /// How deep a cgroup lies beneath the root, which is level 0.

@@ -6,13 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_ebpf::{ABI_VERSION, Config, Kernel, Offsets};
+use agent_ebpf::{ABI_VERSION, Config, Kernel, Offsets, SLOTS_PER_CPU};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, Map, MapData},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Lsm, ProgramError, ProgramInfo,
-        links::FdLink,
+        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, ProgramError,
+        ProgramInfo, links::FdLink,
     },
 };
 use serde::Serialize;
@@ -27,9 +27,9 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-const MAPS: [&str; 10] = [
-    "CONFIG", "AGENTS", "CGROUPS", "TASKS", "PLACES", "PEERS", "GUARDED", "DENIED", "TOLD",
-    "STREAM",
+const MAPS: [&str; 15] = [
+    "CONFIG", "AGENTS", "CGROUPS", "TASKS", "STRAYS", "STRAYED", "PLACES", "PEERS", "PATTERNS",
+    "JOINS", "OBJECTS", "GUARDED", "DENIED", "TOLD", "STREAM",
 ];
 
 /// Where things attach and how large they are.
@@ -43,6 +43,8 @@ pub struct Settings {
     pub denied_bytes: u32,
     /// Bytes of the ring for the rest; a power of two of pages.
     pub told_bytes: u32,
+    /// How many processes of agents there may be at once.
+    pub processes: u32,
     /// Whether LSM programs may be used where the kernel has them.
     pub lsm: bool,
 }
@@ -180,10 +182,11 @@ enum Kind {
     Lsm(&'static str),
     Trace(&'static str),
     Cgroup,
+    CgroupSock,
 }
 
 /// Every program: its name in the object, its hook, its kind.
-const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 21] = {
+const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 43] = {
     use agent_ebpf::Hook;
     [
         ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
@@ -195,18 +198,40 @@ const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 21] = {
         ("sendmsg6", Hook::Sendmsg6, Kind::Cgroup),
         ("bind4", Hook::Bind4, Kind::Cgroup),
         ("bind6", Hook::Bind6, Kind::Cgroup),
+        ("sock_create", Hook::SockCreate, Kind::CgroupSock),
         ("bpf_call", Hook::Bpf, Kind::Lsm("bpf")),
         ("socket_connect", Hook::SocketConnect, Kind::Lsm("socket_connect")),
+        ("socket_create", Hook::SocketCreate, Kind::Lsm("socket_create")),
+        ("socket_listen", Hook::SocketListen, Kind::Lsm("socket_listen")),
+        ("ptrace_check", Hook::PtraceAccessCheck, Kind::Lsm("ptrace_access_check")),
+        ("task_kill", Hook::TaskKill, Kind::Lsm("task_kill")),
+        ("sb_mount", Hook::SbMount, Kind::Lsm("sb_mount")),
+        ("move_mount", Hook::MoveMount, Kind::Lsm("move_mount")),
+        ("sb_umount", Hook::SbUmount, Kind::Lsm("sb_umount")),
+        ("sb_pivotroot", Hook::SbPivotroot, Kind::Lsm("sb_pivotroot")),
+        ("userns_create", Hook::UsernsCreate, Kind::Lsm("userns_create")),
+        ("capable", Hook::Capable, Kind::Lsm("capable")),
+        ("bprm_creds", Hook::BprmCredsFromFile, Kind::Lsm("bprm_creds_from_file")),
         ("bprm_check", Hook::BprmCheck, Kind::Lsm("bprm_check_security")),
         ("file_open", Hook::FileOpen, Kind::Lsm("file_open")),
-        ("inode_unlink", Hook::InodeUnlink, Kind::Lsm("inode_unlink")),
-        ("inode_rmdir", Hook::InodeRmdir, Kind::Lsm("inode_rmdir")),
-        ("inode_rename", Hook::InodeRename, Kind::Lsm("inode_rename")),
-        ("inode_link", Hook::InodeLink, Kind::Lsm("inode_link")),
-        ("inode_create", Hook::InodeCreate, Kind::Lsm("inode_create")),
-        ("inode_mkdir", Hook::InodeMkdir, Kind::Lsm("inode_mkdir")),
-        ("inode_symlink", Hook::InodeSymlink, Kind::Lsm("inode_symlink")),
+        ("path_unlink", Hook::PathUnlink, Kind::Lsm("path_unlink")),
+        ("path_rmdir", Hook::PathRmdir, Kind::Lsm("path_rmdir")),
+        ("path_rename", Hook::PathRename, Kind::Lsm("path_rename")),
+        ("path_link", Hook::PathLink, Kind::Lsm("path_link")),
+        ("path_mknod", Hook::PathMknod, Kind::Lsm("path_mknod")),
+        ("path_mkdir", Hook::PathMkdir, Kind::Lsm("path_mkdir")),
+        ("path_symlink", Hook::PathSymlink, Kind::Lsm("path_symlink")),
         ("path_truncate", Hook::PathTruncate, Kind::Lsm("path_truncate")),
+        ("path_chmod", Hook::PathChmod, Kind::Lsm("path_chmod")),
+        ("path_chown", Hook::PathChown, Kind::Lsm("path_chown")),
+        ("inode_setattr", Hook::InodeSetattr, Kind::Lsm("inode_setattr")),
+        ("inode_setxattr", Hook::InodeSetxattr, Kind::Lsm("inode_setxattr")),
+        ("inode_removexattr", Hook::InodeRemovexattr, Kind::Lsm("inode_removexattr")),
+        ("inode_set_acl", Hook::InodeSetAcl, Kind::Lsm("inode_set_acl")),
+        ("inode_remove_acl", Hook::InodeRemoveAcl, Kind::Lsm("inode_remove_acl")),
+        ("socket_bind", Hook::SocketBind, Kind::Lsm("socket_bind")),
+        ("unix_connect", Hook::UnixStreamConnect, Kind::Lsm("unix_stream_connect")),
+        ("unix_may_send", Hook::UnixMaySend, Kind::Lsm("unix_may_send")),
     ]
 };
 
@@ -308,7 +333,8 @@ fn object(
         .btf(Some(aya_btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("KERNEL", &kernel, true)
-        .map_max_entries("TASKS", pid_max())
+        .map_max_entries("TASKS", settings.processes)
+        .map_max_entries("SCRATCH", SLOTS_PER_CPU * cpus())
         .map_max_entries("DENIED", settings.denied_bytes)
         .map_max_entries("TOLD", settings.told_bytes);
     if let Some(folder) = pinned {
@@ -486,8 +512,8 @@ fn resolve(btf: &Btf) -> Result<Offsets, LoadError> {
     let offsets = Offsets::resolve(|owner, member| btf.offset(owner, member));
     let missing: Vec<String> = offsets
         .missing()
-        // Gone since 6.1, where a helper takes its place.
-        .filter(|missing| *missing != ("cgroup", "ancestor_ids"))
+        // Gone since 6.1, where a helper takes its place; and the name that x86 alone gives.
+        .filter(|missing| !matches!(missing, ("cgroup", "ancestor_ids") | ("pt_regs", "orig_ax")))
         .map(|(owner, member)| format!("struct {owner}.{member}"))
         .collect();
     if missing.is_empty() { Ok(offsets) } else { Err(LoadError::Offsets(missing.join(", "))) }
@@ -503,15 +529,36 @@ fn facts(host: &Host, btf: &Btf) -> Kernel {
     };
     // The verdict so far follows the hook's own parameters.
     let bpf_verdict = if btf.parameters("bpf_lsm_bpf") == Some(4) { 4 } else { 3 };
-    Kernel { backing_mode: 1 << bit, bpf_verdict }
+    let setattr_dentry = u32::from(btf.parameters("bpf_lsm_inode_setattr") == Some(3));
+    let number = |call: nix::libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
+    use nix::libc as sys;
+    Kernel {
+        backing_mode: 1 << bit,
+        backing_beside: if bit == 25 { 1 << 24 | 1 << 26 } else { 0 },
+        bpf_verdict,
+        setattr_dentry,
+        namespace_calls: [sys::SYS_clone, sys::SYS_clone3, sys::SYS_unshare, sys::SYS_setns]
+            .map(number),
+        mount_calls: [
+            sys::SYS_mount,
+            sys::SYS_umount2,
+            sys::SYS_pivot_root,
+            sys::SYS_open_tree,
+            sys::SYS_move_mount,
+            sys::SYS_fsopen,
+            sys::SYS_fsconfig,
+            sys::SYS_fsmount,
+            sys::SYS_fspick,
+            sys::SYS_mount_setattr,
+        ]
+        .map(number),
+    }
 }
 
-/// Every pid that the kernel can give out, so that the table of tasks cannot overflow before it.
-fn pid_max() -> u32 {
-    fs::read_to_string("/proc/sys/kernel/pid_max")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(1 << 22)
+/// How many CPUs the kernel may ever number, present or not.
+fn cpus() -> u32 {
+    let possible = aya::util::nr_cpus().ok().and_then(|count| u32::try_from(count).ok());
+    possible.unwrap_or(128)
 }
 
 fn random() -> Result<u64, LoadError> {
@@ -559,6 +606,7 @@ impl Attacher<'_> {
                 <&mut BtfTracePoint>::try_from(&mut *program)?.load(point, self.btf)?
             }
             Kind::Cgroup => <&mut CgroupSockAddr>::try_from(&mut *program)?.load()?,
+            Kind::CgroupSock => <&mut CgroupSock>::try_from(&mut *program)?.load()?,
         }
         Ok(program.info().ok().as_ref().and_then(verified))
     }
@@ -574,6 +622,13 @@ impl Attacher<'_> {
         let Some(program) = ebpf.program_mut(name) else {
             return Ok(None);
         };
+        let no_link = || {
+            ProgramError::IOError(io::Error::other(format!(
+                "{} gives no link for cgroup programs",
+                self.host.release
+            )))
+        };
+        let cgroup = || fs::File::open(&self.settings.attach).map_err(ProgramError::IOError);
         let link: FdLink = match kind {
             Kind::Lsm(_) => {
                 let program: &mut Lsm = program.try_into()?;
@@ -587,16 +642,13 @@ impl Attacher<'_> {
             }
             Kind::Cgroup => {
                 let program: &mut CgroupSockAddr = program.try_into()?;
-                let cgroup =
-                    fs::File::open(&self.settings.attach).map_err(ProgramError::IOError)?;
-                let id = program.attach(cgroup, CgroupAttachMode::Single)?;
-                let link = program.take_link(id)?;
-                link.try_into().map_err(|_| {
-                    ProgramError::IOError(io::Error::other(format!(
-                        "{} gives no link for cgroup programs",
-                        self.host.release
-                    )))
-                })?
+                let id = program.attach(cgroup()?, CgroupAttachMode::Single)?;
+                program.take_link(id)?.try_into().map_err(|_| no_link())?
+            }
+            Kind::CgroupSock => {
+                let program: &mut CgroupSock = program.try_into()?;
+                let id = program.attach(cgroup()?, CgroupAttachMode::Single)?;
+                program.take_link(id)?.try_into().map_err(|_| no_link())?
             }
         };
         link.pin(self.links.join(name))

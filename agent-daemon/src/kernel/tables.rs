@@ -6,16 +6,25 @@ use std::{
 };
 
 use agent_ebpf::{
-    Agent, Config, Lane, ObjectKey, PeerCell, PeerKey, PlaceCell, PlaceKey, Stream, Task,
+    Agent, Config, JoinKey, Lane, ObjectCell, ObjectKey, Pair, PatternRow, PeerCell, PeerKey,
+    PlaceCell, PlaceKey, Stream, Task,
 };
-use aya::maps::{
-    Array, HashMap, HashOfMaps, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key,
+use aya::{
+    Pod,
+    maps::{Array, HashMap, HashOfMaps, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 
 use super::load::{config_of, open_map};
+use crate::policy::Lowered;
 
+/// Objects with what is forbidden of them, by device and inode number.
+pub type Objects = BTreeMap<(u32, u64), ObjectCell>;
+
+type ObjectTable = HashMap<MapData, ObjectKey, ObjectCell>;
 type Places = HashMap<MapData, PlaceKey, PlaceCell>;
 type Peers = LpmTrie<MapData, [u8; 20], PeerCell>;
+type Patterns = HashMap<MapData, u32, PatternRow>;
+type Joins = HashMap<MapData, JoinKey, Pair>;
 
 /// `BPF_F_NO_PREALLOC` (include/uapi/linux/bpf.h).
 const NO_PREALLOC: u32 = 1;
@@ -51,8 +60,12 @@ pub struct Tables {
     agents: HashMap<MapData, u32, Agent>,
     cgroups: HashMap<MapData, u64, u32>,
     tasks: HashMap<MapData, u32, Task>,
+    strays: HashMap<MapData, u32, u32>,
     places: HashOfMaps<MapData, u32, Places>,
     peers: HashOfMaps<MapData, u32, Peers>,
+    patterns: HashOfMaps<MapData, u32, Patterns>,
+    joins: HashOfMaps<MapData, u32, Joins>,
+    objects: HashOfMaps<MapData, u32, ObjectTable>,
     guarded: HashMap<MapData, ObjectKey, u32>,
     stream: PerCpuArray<MapData, Stream>,
 }
@@ -65,8 +78,13 @@ impl Tables {
             agents: HashMap::try_from(open_map(maps, "AGENTS")?).map_err(failed("AGENTS"))?,
             cgroups: HashMap::try_from(open_map(maps, "CGROUPS")?).map_err(failed("CGROUPS"))?,
             tasks: HashMap::try_from(open_map(maps, "TASKS")?).map_err(failed("TASKS"))?,
+            strays: HashMap::try_from(open_map(maps, "STRAYS")?).map_err(failed("STRAYS"))?,
             places: HashOfMaps::try_from(open_map(maps, "PLACES")?).map_err(failed("PLACES"))?,
             peers: HashOfMaps::try_from(open_map(maps, "PEERS")?).map_err(failed("PEERS"))?,
+            patterns: HashOfMaps::try_from(open_map(maps, "PATTERNS")?)
+                .map_err(failed("PATTERNS"))?,
+            joins: HashOfMaps::try_from(open_map(maps, "JOINS")?).map_err(failed("JOINS"))?,
+            objects: HashOfMaps::try_from(open_map(maps, "OBJECTS")?).map_err(failed("OBJECTS"))?,
             guarded: HashMap::try_from(open_map(maps, "GUARDED")?).map_err(failed("GUARDED"))?,
             stream: PerCpuArray::try_from(open_map(maps, "STREAM")?).map_err(failed("STREAM"))?,
         })
@@ -82,33 +100,66 @@ impl Tables {
         self.config.set(0, config, 0).map_err(failed("CONFIG"))
     }
 
-    /// Publishes a policy set under a number that was never used: complete before anyone can see it,
-    /// never changed after.
+    /// Publishes a policy set under a number that was never used: complete before anyone can see it. `places`
+    /// are its table of places as it is keyed. Nothing of it changes after but its objects, when others are
+    /// found ([`Tables::forbid`]), and there is room for `most` of them.
     pub fn publish(
         &mut self,
         set: u32,
-        places: &[(PlaceKey, PlaceCell)],
-        peers: &[(PeerKey, PeerCell)],
+        lowered: &Lowered,
+        places: impl ExactSizeIterator<Item = (PlaceKey, PlaceCell)>,
+        objects: &Objects,
+        most: usize,
     ) -> Result<(), TableError> {
-        let room = |len: usize| u32::try_from(len.max(1)).unwrap_or(u32::MAX);
+        publish(&mut self.patterns, "PATTERNS", set, lowered.rows())?;
+        let joins = lowered.joins.iter().map(|(key, pair)| (*key, *pair));
+        publish(&mut self.joins, "JOINS", set, joins)?;
+        let mut inner: ObjectTable = HashMap::create(room(most.max(objects.len())), NO_PREALLOC)
+            .map_err(failed("OBJECTS"))?;
+        for (object, cell) in objects {
+            inner.insert(object_key(*object), cell, 0).map_err(failed("OBJECTS"))?;
+        }
+        self.objects.insert(set, &inner, 0).map_err(failed("OBJECTS"))?;
+        let mut inner: Peers =
+            LpmTrie::create(room(lowered.peers.len()), NO_PREALLOC).map_err(failed("PEERS"))?;
+        for (key, cell) in &lowered.peers {
+            inner.insert(&lpm(key), cell, 0).map_err(failed("PEERS"))?;
+        }
+        self.peers.insert(set, &inner, 0).map_err(failed("PEERS"))?;
+        // The last: a set without places is one that nothing is decided by.
         let mut inner: Places =
             HashMap::create(room(places.len()), NO_PREALLOC).map_err(failed("PLACES"))?;
         for (key, cell) in places {
             inner.insert(key, cell, 0).map_err(failed("PLACES"))?;
         }
-        self.places.insert(set, &inner, 0).map_err(failed("PLACES"))?;
-        let mut inner: Peers =
-            LpmTrie::create(room(peers.len()), NO_PREALLOC).map_err(failed("PEERS"))?;
-        for (key, cell) in peers {
-            inner.insert(&lpm(key), cell, 0).map_err(failed("PEERS"))?;
-        }
-        self.peers.insert(set, &inner, 0).map_err(failed("PEERS"))
+        self.places.insert(set, &inner, 0).map_err(failed("PLACES"))
     }
 
     /// Takes a set away that no agent has had for a while.
     pub fn retire(&mut self, set: u32) -> Result<(), TableError> {
         self.places.remove(&set).map_err(failed("PLACES"))?;
-        self.peers.remove(&set).map_err(failed("PEERS"))
+        self.peers.remove(&set).map_err(failed("PEERS"))?;
+        ignore_missing(self.patterns.remove(&set)).map_err(failed("PATTERNS"))?;
+        ignore_missing(self.joins.remove(&set)).map_err(failed("JOINS"))?;
+        self.objects.remove(&set).map_err(failed("OBJECTS"))
+    }
+
+    /// Makes these objects, and no others, the ones that a set forbids whatever they are called. What is
+    /// new is there before what is old goes.
+    pub fn forbid(&mut self, set: u32, objects: &Objects) -> Result<(), TableError> {
+        let mut inner: ObjectTable = self.objects.get(&set, 0).map_err(failed("OBJECTS"))?;
+        for (object, cell) in objects {
+            inner.insert(object_key(*object), cell, 0).map_err(failed("OBJECTS"))?;
+        }
+        let gone: Vec<ObjectKey> = inner
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| !objects.contains_key(&(key.device, key.inode)))
+            .collect();
+        for key in gone {
+            ignore_missing(inner.remove(&key)).map_err(failed("OBJECTS"))?;
+        }
+        Ok(())
     }
 
     /// All sets that are published.
@@ -158,6 +209,15 @@ impl Tables {
         }
     }
 
+    /// The agent of a process that the table of tasks had no room for.
+    pub fn stray(&self, tgid: u32) -> Result<Option<u32>, TableError> {
+        match self.strays.get(&tgid, 0) {
+            Ok(agent) => Ok(Some(agent)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("STRAYS")(error)),
+        }
+    }
+
     /// Makes a process an agent's, as the hooks would at its next action.
     pub fn enrol(&mut self, tgid: u32, task: &Task) -> Result<(), TableError> {
         self.tasks.insert(tgid, task, 0).map_err(failed("TASKS"))
@@ -165,19 +225,21 @@ impl Tables {
 
     /// Forgets a process that is no more.
     pub fn forget(&mut self, tgid: u32) -> Result<(), TableError> {
-        ignore_missing(self.tasks.remove(&tgid)).map_err(failed("TASKS"))
+        ignore_missing(self.tasks.remove(&tgid)).map_err(failed("TASKS"))?;
+        ignore_missing(self.strays.remove(&tgid)).map_err(failed("STRAYS"))
     }
 
     /// All processes of agents.
     pub fn tasks(&self) -> Vec<(u32, Task)> {
-        self.tasks.iter().filter_map(Result::ok).collect()
+        let strays = self.strays.iter().filter_map(Result::ok);
+        let strays = strays.map(|(tgid, agent)| (tgid, Task { agent, ..Task::default() }));
+        self.tasks.iter().filter_map(Result::ok).chain(strays).collect()
     }
 
     /// Makes these objects, and no others, the ones that no agent may remove or rename.
     pub fn guard(&mut self, objects: &BTreeMap<(u32, u64), u32>) -> Result<(), TableError> {
-        let key = |(device, inode): (u32, u64)| ObjectKey { inode, device, pad: 0 };
         for (object, flags) in objects {
-            self.guarded.insert(key(*object), flags, 0).map_err(failed("GUARDED"))?;
+            self.guarded.insert(object_key(*object), flags, 0).map_err(failed("GUARDED"))?;
         }
         let gone: Vec<ObjectKey> = self
             .guarded
@@ -198,6 +260,28 @@ impl Tables {
     }
 }
 
+fn room(entries: usize) -> u32 {
+    u32::try_from(entries.max(1)).unwrap_or(u32::MAX)
+}
+
+/// Publishes a table that a set has only when there is something in it.
+fn publish<K: Pod, V: Pod>(
+    outer: &mut HashOfMaps<MapData, u32, HashMap<MapData, K, V>>,
+    name: &'static str,
+    set: u32,
+    entries: impl ExactSizeIterator<Item = (K, V)>,
+) -> Result<(), TableError> {
+    if entries.len() == 0 {
+        return Ok(());
+    }
+    let mut inner: HashMap<MapData, K, V> =
+        HashMap::create(room(entries.len()), NO_PREALLOC).map_err(failed(name))?;
+    for (key, value) in entries {
+        inner.insert(key, value, 0).map_err(failed(name))?;
+    }
+    outer.insert(set, &inner, 0).map_err(failed(name))
+}
+
 fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
@@ -210,10 +294,14 @@ fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
+const fn object_key((device, inode): (u32, u64)) -> ObjectKey {
+    ObjectKey { inode, device, pad: 0 }
+}
+
 fn lpm(key: &PeerKey) -> Key<[u8; 20]> {
     let mut data = [0; 20];
-    data[0] = key.protocol;
-    data[1] = key.family;
+    data[0] = key.kind;
+    data[1] = key.of;
     data[2..4].copy_from_slice(&key.port);
     data[4..].copy_from_slice(&key.address);
     Key::new(key.prefix_len, data)

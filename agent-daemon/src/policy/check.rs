@@ -4,16 +4,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode, Validator,
+};
 use miette::Diagnostic as _;
 
 use super::diagnostic::{Diagnostic, PolicyError, Severity, Text};
 use super::parse::{self, Found, foreign};
+use super::peers::Net;
 use super::rule::{Effect, Rule, RuleInfo};
+use super::scope::Type;
 use super::syntax::{Kind, Shape, Words, tokens};
-use super::{Source, condition, scope};
+use super::{Source, condition, lower, notes, scope};
 
 /// The stack on which files are read: Cedar's parser and validator recurse, and a thread's usual
 /// 2 MiB hold 30 nested brackets or 100 chained operators of an unoptimized build.
@@ -24,7 +28,7 @@ pub(super) const MAX_WORDS: usize = 1000;
 pub(super) const MAX_DEPTH: usize = 64;
 
 /// The most policies that one file may have: no file of [`super::MAX_FILE_BYTES`] has many more.
-const MAX_POLICIES: usize = 100_000;
+const MAX_POLICIES: usize = 250_000;
 
 /// The vocabulary of Ambit's policies, in Cedar's schema language.
 pub const SCHEMA: &str = include_str!("policy.cedarschema");
@@ -43,17 +47,23 @@ pub fn schema() -> Result<&'static Schema, PolicyError> {
     })
 }
 
+/// From this many policies on, Cedar is given one of each form, and the rest are read like it: its
+/// parser and validator take 50 microseconds for each.
+const MANY: usize = 1_000;
+
 /// What was taken, and what was remarked on the way.
 pub(super) struct Checked {
     pub(super) rules: Vec<Rule>,
     pub(super) warnings: HashMap<String, Vec<Diagnostic>>,
-    pub(super) cedar: PolicySet,
+    /// Each rule's text.
+    pub(super) texts: Vec<String>,
 }
 
 /// A policy that is taken so far, and where it stands.
 struct Taken {
     rule: Rule,
-    policy: Policy,
+    /// As Cedar knows it; `None` for one that was read like another of the same form.
+    policy: Option<Policy>,
     source: usize,
     range: Range<usize>,
     /// Where in the file the text began that Cedar's places count from.
@@ -70,14 +80,23 @@ pub(super) fn check(sources: &[Source]) -> Result<Checked, PolicyError> {
         std::thread::Builder::new()
             .name("policy-check".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || read(sources))
+            .spawn_scoped(scope, || {
+                let many = |source: &Source| source.text.bytes().filter(|one| *one == b';').count();
+                // Whatever is remarked is remarked on each.
+                let alike = sources.iter().map(many).sum::<usize>() >= MANY;
+                let read_alike = alike.then(|| read(sources, true).ok()).flatten();
+                match read_alike.filter(|checked| checked.warnings.is_empty()) {
+                    Some(checked) => Ok(checked),
+                    None => read(sources, false),
+                }
+            })
             .map_err(|error| failed(&format!("no thread to read policies on: {error}")))?
             .join()
             .unwrap_or_else(|_| Err(failed("Cedar's parser failed on this policy")))
     })
 }
 
-fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
+pub(super) fn read(sources: &[Source], alike: bool) -> Result<Checked, PolicyError> {
     let schema = schema()?;
     let texts: Vec<Text<'_>> = sources.iter().map(Text::new).collect();
     let mut problems: Vec<(usize, usize, Diagnostic)> = Vec::new();
@@ -111,12 +130,33 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
                 Err(found) => fault(words.range().start, found),
             }
         }
-        let ranges: Vec<Range<usize>> = bearable.iter().map(|words| words.range()).collect();
-        let parsed = parse::policies(text, &ranges);
-        for ((words, range), parsed) in bearable.into_iter().zip(ranges).zip(parsed) {
+        // The first policy of each form, and which of them each policy is like.
+        let mut forms: HashMap<String, usize> = HashMap::new();
+        let mut firsts: Vec<Range<usize>> = Vec::new();
+        let like: Vec<(usize, bool)> = bearable
+            .iter()
+            .map(|words| {
+                let known = if alike { forms.get(&form(*words)).copied() } else { None };
+                let number = known.unwrap_or(firsts.len());
+                if known.is_none() {
+                    firsts.push(words.range());
+                    if alike {
+                        forms.insert(form(*words), number);
+                    }
+                }
+                (number, known.is_none())
+            })
+            .collect();
+        let parsed = parse::policies(text, &firsts);
+        for (words, (number, first)) in bearable.into_iter().zip(like) {
+            let range = words.range();
+            let Some(parsed) = parsed.get(number).cloned() else {
+                continue;
+            };
             let (start, offset) = (range.start, parsed.as_ref().map_or(0, |found| found.offset));
-            match parsed.and_then(|found| one(text, words, found, &mut ids)) {
+            match parsed.and_then(|found| one(text, words, &found, &mut ids)) {
                 Ok((rule, policy, warnings)) => {
+                    let policy = first.then_some(policy);
                     taken.push(Taken { rule, policy, source: index, range, offset, warnings })
                 }
                 Err(found) => fault(start, found),
@@ -128,7 +168,8 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
     }
     let mut cedar = PolicySet::new();
     for one in &taken {
-        if let Err(error) = cedar.add(one.policy.clone())
+        if let Some(policy) = &one.policy
+            && let Err(error) = cedar.add(policy.clone())
             && let Some(text) = texts.get(one.source)
         {
             let help = "give every policy an `@id(\"…\")` of its own";
@@ -140,13 +181,16 @@ fn read(sources: &[Source]) -> Result<Checked, PolicyError> {
     if problems.is_empty() {
         let mut rules = Vec::with_capacity(taken.len());
         let mut warnings = HashMap::new();
+        let mut written = Vec::with_capacity(taken.len());
         for one in taken {
             if !one.warnings.is_empty() {
                 warnings.insert(one.rule.info.id.clone(), one.warnings);
             }
+            let text = sources.get(one.source).and_then(|source| source.text.get(one.range));
+            written.push(text.unwrap_or_default().to_owned());
             rules.push(one.rule);
         }
-        return Ok(Checked { rules, warnings, cedar });
+        return Ok(Checked { rules, warnings, texts: written });
     }
     for one in taken {
         let found = one.warnings.into_iter();
@@ -195,11 +239,50 @@ fn bearable_to_the_parser(text: &Text<'_>, words: Words<'_>) -> Result<(), Probl
     if slots.is_empty() { Ok(()) } else { Err(slots) }
 }
 
-/// Takes one policy, up to what only all policies together can show.
+/// A policy's words with a mark for each literal that has no part in whether Cedar takes it: the ids of
+/// agents, groups and places, addresses, ports, paths, patterns and annotations. Of two policies of one
+/// form Cedar takes both or none, and says the same of both.
+fn form(words: Words<'_>) -> String {
+    // Cedar remarks on letters that look like others, and this does not read escapes.
+    let plain =
+        |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'\\');
+    let mut found = String::with_capacity(128);
+    for at in 0..words.len() {
+        let text = words.text(at);
+        let free = match words.kind(at) {
+            Some(Kind::Str) if plain(text) => {
+                let before = |back: usize| at.checked_sub(back).map_or("", |at| words.text(at));
+                match (before(2), before(1)) {
+                    ("Action", "::") => false,
+                    // Cedar does not take every spelling of an address that the standard does.
+                    ("ip", "(") => {
+                        let parsed = Net::parse(text.trim_matches('"'));
+                        parsed.is_ok() && !(text.contains(':') && text.contains('.'))
+                    }
+                    (_, "::" | "like") | ("path", "==" | "!=") => true,
+                    (_, "(") => before(3) == "@",
+                    _ => false,
+                }
+            }
+            Some(Kind::Number) => text.len() < 6,
+            _ => false,
+        };
+        found.push_str(match (free, words.kind(at)) {
+            (false, _) => text,
+            (true, Some(Kind::Number)) => "0",
+            (true, _) => "\"\"",
+        });
+        found.push(' ');
+    }
+    found
+}
+
+/// Takes one policy, up to what only all policies together can show. What Cedar found may be of another
+/// policy of the same form: literals are read from the words.
 fn one(
     text: &Text<'_>,
     words: Words<'_>,
-    Found { policy, .. }: Found,
+    Found { policy, .. }: &Found,
     ids: &mut Ids,
 ) -> Result<(Rule, Policy, Problems), Problems> {
     let range = words.range();
@@ -211,19 +294,23 @@ fn one(
         )]);
     };
     let mut problems = Vec::new();
-    let id =
-        ids.name(text, &policy, &shape, range.start).map_err(|problem| problems.push(*problem));
-    let head = scope::head(text, &policy, &shape).map_err(|found| problems.extend(found));
+    let annotations = annotations(policy, &shape);
+    let id = ids
+        .name(text, &annotations, &shape, range.start)
+        .map_err(|problem| problems.push(*problem));
+    let head = scope::head(text, policy, &shape).map_err(|found| problems.extend(found));
     let mut head = head.ok();
     let mut warnings =
         head.as_mut().map(|head| std::mem::take(&mut head.warnings)).unwrap_or_default();
-    let peers = condition::peers(text, &policy, &shape, head.as_ref(), &mut warnings)
+    let condition = condition::conditions(text, &shape, head.as_ref(), &mut warnings)
         .map_err(|found| problems.extend(found));
-    let (Ok(id), Some(head), Ok(peers)) = (id, head, peers) else {
+    if let Err(found) = notes::check(text, &annotations, &shape, &mut warnings) {
+        problems.extend(found);
+    }
+    let (Ok(id), Some(head), Ok(condition), true) = (id, head, condition, problems.is_empty())
+    else {
         return Err(problems);
     };
-    let annotations: BTreeMap<String, String> =
-        policy.annotations().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let info = RuleInfo {
         id,
         effect: match policy.effect() {
@@ -234,8 +321,40 @@ fn one(
         annotations,
     };
     let policy = policy.new_id(PolicyId::new(&info.id));
-    let rule = Rule { info, who: head.who, places: head.places, peers };
+    let info = Arc::new(info);
+    let rule = Rule {
+        info,
+        who: head.who,
+        resource: head.resource,
+        facets: head.facets,
+        peers: head.peers,
+        numbered: head.numbered,
+        condition,
+    };
+    if lower::never(&rule) {
+        let range = match (shape.clauses.first(), shape.clauses.last()) {
+            (Some((first, _)), Some((_, last))) => first.range().start..last.range().end,
+            _ => range,
+        };
+        warnings.push(text.warning(
+            range,
+            "nothing can fulfil this, so the policy never matches",
+            "one peer has one address, one port and one protocol, and one file one path: \
+             write one policy for each that is meant, or join them with `||`",
+        ));
+    }
     Ok((rule, policy, warnings))
+}
+
+/// A policy's annotations, with the values that its own words have.
+fn annotations(policy: &Policy, shape: &Shape<'_>) -> BTreeMap<String, String> {
+    let own = |name: &str| {
+        let (_, words) = shape.annotations.iter().find(|(other, _)| *other == name)?;
+        words.plain_text(3)
+    };
+    let value =
+        |(name, value): (&str, &str)| (name.to_owned(), own(name).unwrap_or(value).to_owned());
+    policy.annotations().map(value).collect()
 }
 
 /// The names of policies, each given once.
@@ -249,12 +368,12 @@ impl Ids {
     fn name(
         &mut self,
         text: &Text<'_>,
-        policy: &Policy,
+        annotations: &BTreeMap<String, String>,
         shape: &Shape<'_>,
         start: usize,
     ) -> Result<String, Box<Diagnostic>> {
         let place = text.place(start);
-        if let Some(id) = policy.annotation("id") {
+        if let Some(id) = annotations.get("id") {
             let at = shape.annotations.iter().find(|(name, _)| *name == "id");
             let range = at.map_or_else(|| shape.effect.range(), |(_, words)| words.range());
             let refuse = |message: String, help: &str| {
@@ -320,11 +439,29 @@ fn validate(
     let mut by_id: HashMap<String, &mut Taken> =
         taken.iter_mut().map(|one| (one.rule.info.id.clone(), one)).collect();
     for (id, error) in found() {
-        if let Some(one) = by_id.get(&id)
+        if let Some(one) = by_id.get_mut(&id)
             && let Some(text) = texts.get(one.source)
         {
-            let said = foreign(text, one.offset, &one.range, error);
-            problems.push((one.source, one.range.start, said));
+            let mut said = foreign(text, one.offset, &one.range, error);
+            // What was remarked on a policy that means nothing may be wrong.
+            one.warnings.clear();
+            if let ValidationError::UnsafeAttributeAccess(_) = error
+                && let Some(span) = &said.span
+            {
+                let asked: String =
+                    span.text.chars().skip(span.indent).take(span.underlined).collect();
+                said.message = format!("`{asked}` is asked of what has no such attribute too");
+                said.help = Some(format!(
+                    "only a Peer has `ip`, `port` and `protocol`, and only a File, Dir, Program or \
+                     UnixSocket has `path`:\nwrite `resource is Peer` in the head, or `resource has port && …` \
+                     before `{asked}`"
+                ));
+            }
+            // Cedar says it once for each type of resource.
+            let again = |(_, _, other): &(usize, usize, Diagnostic)| *other == said;
+            if !problems.iter().rev().take(Type::ALL.len()).any(again) {
+                problems.push((one.source, one.range.start, said));
+            }
         }
     }
     for warning in result.validation_warnings() {

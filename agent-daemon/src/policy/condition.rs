@@ -1,344 +1,659 @@
-//! A policy's conditions: what is kept of `when { … }`, and what is refused and why.
+//! A policy's conditions: what `when { … }` and `unless { … }` ask, and what of it is refused and why.
 
-use std::cell::LazyCell;
 use std::ops::Range;
 
-use agent_ebpf::protocol;
-use cedar_policy::Policy;
-use serde_json::Value;
+use agent_ebpf::{PeerFacet, protocol};
 
 use super::diagnostic::{Diagnostic, Text, nearest};
+use super::expression::{Form, Node, parse};
+use super::formula::{AgentTest, Expr, Protocols, Test, Text as Asked};
+use super::model::protocol_name;
+use super::pattern::Pattern;
 use super::peers::Net;
-use super::rule::PeerReach;
-use super::scope::Head;
-use super::syntax::{Kind, Shape, Words};
+use super::rule::{AgentName, Attribute};
+use super::scope::{ACTIONS, Head, Type, abstract_address, name, path};
+use super::syntax::Shape;
 
-/// What the kernel half can tell of a peer.
-const FORMS: &str = "a condition is made of these, joined by `&&`:\n\
-    resource.ip == ip(\"192.0.2.7\")\n\
-    resource.ip.isInRange(ip(\"192.0.2.0/24\"))\n\
-    resource.port == 443\n\
-    resource.protocol == \"tcp\"";
+/// What a condition can be made of.
+const FORMS: &str = "a condition is made of these, joined by `&&`, `||` and `!`:\n\
+    resource.ip == ip(\"192.0.2.7\"), resource.ip.isInRange(ip(\"192.0.2.0/24\")), resource.ip.isLoopback()\n\
+    resource.port == 443, resource.port < 1024, [80, 443].contains(resource.port)\n\
+    resource.protocol == \"tcp\"\n\
+    resource.path like \"*.pem\", resource in Dir::\"/srv\", resource == File::\"/srv/x\", resource is Peer\n\
+    principal in AgentGroup::\"builders\", principal.name like \"ci-*\", action == Action::\"read\"";
 
-/// The attributes of a peer.
-const ATTRIBUTES: [&str; 3] = ["ip", "port", "protocol"];
+/// The attributes of resources, and what has them.
+const ATTRIBUTES: [&str; 4] = ["ip", "port", "protocol", "path"];
+/// The attributes of agents.
+const OF_AGENTS: [&str; 5] = ["name", "namespace", "model", "operator", "labels"];
 
-/// One term of a condition.
-enum Term {
-    Range(Net),
-    Port(u16),
-    Protocol(u8),
-}
+type Found = Result<Expr, Box<Diagnostic>>;
 
 /// Reads the conditions of a policy that Cedar has parsed; remarks go to `warnings`.
 ///
-/// Returns the peers that the policy is about: `None` when it is about none.
-///
 /// # Errors
-/// Every term that cannot be kept.
-pub(super) fn peers(
+/// Everything in them that cannot be kept.
+pub(super) fn conditions(
     text: &Text<'_>,
-    policy: &Policy,
     shape: &Shape<'_>,
     head: Option<&Head>,
     warnings: &mut Vec<Diagnostic>,
-) -> Result<Option<PeerReach>, Vec<Diagnostic>> {
+) -> Result<Expr, Vec<Diagnostic>> {
     let mut problems = Vec::new();
-    let mut terms = Vec::new();
-    // Cedar's JSON form of the policy costs another parse, so it is asked only for what the words
-    // themselves do not show to be one of the forms that are kept.
-    let json = LazyCell::new(|| policy.to_json().unwrap_or_default());
-    for (index, (keyword, words)) in shape.clauses.iter().enumerate() {
-        if keyword.text(0) == "unless" {
-            problems.push(text.error(
-                keyword.range(),
-                "`unless` cannot be kept in the kernel",
-                "write the exception as a policy of its own with the opposite effect: \
-                 what a `forbid` policy forbids, no `permit` can allow",
-            ));
+    let mut all = Vec::new();
+    let connects = head.is_some_and(|head| head.peers == [PeerFacet::Connect]);
+    let mut reader = Reader { text, connects, problems: &mut problems, warnings };
+    for (keyword, words) in &shape.clauses {
+        let Some(node) = parse(*words) else {
+            let found = text.error(words.range(), "this condition is not understood", FORMS);
+            reader.problems.push(found);
             continue;
-        }
-        let places = words.conjuncts();
-        let plain: Option<Vec<Form>> = places.iter().map(|words| plain(*words)).collect();
-        if let Some(plain) = plain {
-            for (form, words) in plain.iter().zip(places) {
-                match form.term(text, words) {
-                    Ok(term) => terms.push((term, words)),
-                    Err(problem) => problems.push(*problem),
-                }
-            }
-            continue;
-        }
-        let bodies = json.get("conditions").and_then(Value::as_array);
-        let body = bodies.and_then(|bodies| bodies.get(index)?.get("body"));
-        let values = body.map(conjuncts).unwrap_or_default();
-        if values.len() != places.len() {
-            problems.push(text.error(words.range(), "this condition cannot be kept", FORMS));
-            continue;
-        }
-        for (value, place) in values.into_iter().zip(places) {
-            match term(text, value, place) {
-                Ok(term) => terms.push((term, place)),
-                Err(problem) => problems.push(*problem),
-            }
-        }
+        };
+        let body = reader.boolean(&node);
+        all.push(if keyword.text(0) == "unless" { body.not() } else { body });
     }
-    let Some(head) = head else {
-        return Err(problems);
-    };
-    if let (Some(places), Some((keyword, body))) = (&head.places, shape.clauses.first())
-        && problems.is_empty()
-    {
-        let what = if places.beneath { "folders, files and programs" } else { "a place" };
-        problems.push(text.error(
-            keyword.range().start..body.range().end.max(keyword.range().end),
-            format!("this policy is also about {what}, which have no attributes to ask for"),
-            "write `resource is Peer` in the head, or only `Action::\"connect\"` and `Action::\"bind\"`; \
-             and a policy of its own for places",
-        ));
-    }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    if !head.connect && !head.bind {
-        return Ok(None);
-    }
-    Ok(combine(text, head, &terms, warnings))
+    if problems.is_empty() { Ok(Expr::All(all)) } else { Err(problems) }
 }
 
-/// All terms together; `None`, with a warning, when nothing can fulfil them all.
-fn combine(
-    text: &Text<'_>,
-    head: &Head,
-    terms: &[(Term, Words<'_>)],
-    warnings: &mut Vec<Diagnostic>,
-) -> Option<PeerReach> {
-    let mut net: Option<Net> = None;
-    let mut port: Option<u16> = None;
-    let mut transport: Option<u8> = None;
-    let mut impossible = None;
-    for (term, words) in terms {
-        let fits = match term {
-            Term::Range(new) => {
-                let kept = net.map_or(Some(*new), |old| old.intersection(*new));
-                net = kept.or(net);
-                if new.is_unspecified() && head.connect && !head.bind {
-                    warnings.push(text.warning(
-                        words.range(),
-                        format!("no connection goes to `{new}`: as a destination it is this host"),
+struct Reader<'a> {
+    text: &'a Text<'a>,
+    /// The policy is about destinations, of all that has an address.
+    connects: bool,
+    problems: &'a mut Vec<Diagnostic>,
+    warnings: &'a mut Vec<Diagnostic>,
+}
+
+impl Reader<'_> {
+    /// A part of a condition; what cannot be kept is noted, and its neighbours are read all the same.
+    fn boolean(&mut self, node: &Node<'_>) -> Expr {
+        match &node.kind {
+            Form::Bool(is) => Expr::Const(*is),
+            Form::Not(of) => self.boolean(of).not(),
+            Form::All(parts) => Expr::All(parts.iter().map(|part| self.boolean(part)).collect()),
+            Form::Any(parts) => Expr::Any(parts.iter().map(|part| self.boolean(part)).collect()),
+            Form::If(condition, then, other) => Expr::If(Box::new([
+                self.boolean(condition),
+                self.boolean(then),
+                self.boolean(other),
+            ])),
+            _ => {
+                let found = match &node.kind {
+                    Form::Relation("in", left, right) => self.within(node, left, right),
+                    Form::Relation("like", left, right) => self.like(node, left, right),
+                    Form::Relation("==", left, right) => self.equals(node, left, right),
+                    Form::Relation("!=", left, right) => {
+                        self.equals(node, left, right).map(Expr::not)
+                    }
+                    Form::Relation(operator, left, right) => {
+                        self.compare(node, operator, left, right)
+                    }
+                    Form::Has(of, name) => self.has(node, of, name),
+                    Form::Is(of, name, within) => self.is(node, of, name, within.as_deref()),
+                    Form::Call(name, arguments) => self.call(node, name, arguments),
+                    _ => self.cannot(node),
+                };
+                found.unwrap_or_else(|problem| {
+                    self.problems.push(*problem);
+                    Expr::Const(false)
+                })
+            }
+        }
+    }
+
+    fn refuse<T>(
+        &self,
+        range: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Result<T, Box<Diagnostic>> {
+        Err(Box::new(self.text.error(range, message, help)))
+    }
+
+    /// What has no form that is kept.
+    fn cannot<T>(&self, node: &Node<'_>) -> Result<T, Box<Diagnostic>> {
+        if let Some(range) = context(node) {
+            return self.refuse(
+                range,
+                "`context` in a condition cannot be kept in the kernel",
+                "no action has a context: what is known of an action is its agent, its kind and its resource",
+            );
+        }
+        self.refuse(node.words.range(), "this condition cannot be kept in the kernel", FORMS)
+    }
+
+    fn equals(&mut self, node: &Node<'_>, left: &Node<'_>, right: &Node<'_>) -> Found {
+        // A literal may stand on either side.
+        let (asked, literal) = if asks(left) { (left, right) } else { (right, left) };
+        if context(left).is_some() || context(right).is_some() || asks(literal) {
+            return self.cannot(node);
+        }
+        match (&asked.kind, &literal.kind) {
+            (Form::Variable("action"), Form::Entity(kind, id)) => self.action(literal, kind, id),
+            (Form::Variable("principal"), Form::Entity(kind, id)) if kind == "Agent" => {
+                self.agent(literal, id)
+            }
+            (Form::Variable("principal"), Form::Entity(kind, id)) if kind == "AgentGroup" => self
+                .refuse(
+                    node.words.range(),
+                    "a group is no agent, so this never matches",
+                    format!("write `principal in AgentGroup::\"{}\"`", id.escape_debug()),
+                ),
+            (Form::Variable("resource"), Form::Entity(kind, id)) => self.place(literal, kind, id),
+            (Form::Attribute(of, name), _) if is(of, "resource") => {
+                self.attribute_equals(asked, name, literal)
+            }
+            (Form::Attribute(of, name), _) if is(of, "principal") => {
+                let attribute = self.of_agent(asked, name)?;
+                match (attribute, &literal.kind) {
+                    (Some(attribute), Form::Text(text)) => {
+                        Ok(agent(AgentTest::Attribute(attribute, Asked::Equals(text.clone()))))
+                    }
+                    (Some(_), _) => self.refuse(
+                        literal.words.range(),
+                        format!("`{name}` is compared with a string"),
+                        format!("write `principal.{name} == \"…\"`"),
+                    ),
+                    (None, _) => self.labels(node),
+                }
+            }
+            _ => self.cannot(node),
+        }
+    }
+
+    fn labels<T>(&self, node: &Node<'_>) -> Result<T, Box<Diagnostic>> {
+        self.refuse(
+            node.words.range(),
+            "`labels` is a set, which cannot be compared as a whole",
+            "write `principal.labels.contains(\"…\")`",
+        )
+    }
+
+    /// The attribute of an agent that this is; `None` for its labels.
+    fn of_agent(&self, node: &Node<'_>, name: &str) -> Result<Option<Attribute>, Box<Diagnostic>> {
+        let found = match name {
+            "name" => Attribute::Name,
+            "namespace" => Attribute::Namespace,
+            "model" => Attribute::Model,
+            "operator" => Attribute::Operator,
+            "labels" => return Ok(None),
+            _ => {
+                let list = "an Agent has `name` and `labels`, and perhaps `namespace`, `model` and `operator`";
+                let help = match nearest(name, OF_AGENTS) {
+                    Some(near) => format!("did you mean `{near}`? {list}"),
+                    None => list.to_owned(),
+                };
+                let message = format!("no agent has an attribute `{name}`");
+                return self.refuse(name_range(node, name), message, help);
+            }
+        };
+        Ok(Some(found))
+    }
+
+    fn attribute_equals(&mut self, asked: &Node<'_>, name: &str, literal: &Node<'_>) -> Found {
+        let text = self.text;
+        let refuse = |message: String, help: &str| {
+            Err(Box::new(text.error(literal_range(literal), message, help)))
+        };
+        match (name, &literal.kind) {
+            ("ip", Form::Call("ip", arguments)) => {
+                let net = self.net(arguments, literal)?;
+                if net.is_unspecified() && self.connects {
+                    self.warnings.push(self.text.warning(
+                        literal.words.range(),
+                        format!("no connection goes to `{net}`: as a destination it is this host"),
                         "write `127.0.0.1` or `::1`, as which it is judged",
                     ));
                 }
-                kept.is_some()
+                if net.is_single() {
+                    return Ok(Expr::Test(Test::Address(net)));
+                }
+                refuse(
+                    "`==` compares whole ranges, and no peer is a range".to_owned(),
+                    &format!("write `resource.ip.isInRange(ip(\"{net}\"))`"),
+                )
             }
-            Term::Port(new) => *port.get_or_insert(*new) == *new,
-            Term::Protocol(new) => *transport.get_or_insert(*new) == *new,
+            ("ip", _) => refuse(
+                "an address is compared with an address".to_owned(),
+                "write `resource.ip == ip(\"192.0.2.7\")`",
+            ),
+            ("port", _) => {
+                let port = self.port(literal)?;
+                Ok(Expr::Test(Test::Port(port, port)))
+            }
+            ("protocol", Form::Text(written)) => {
+                if let Some(number) = protocol_number(written) {
+                    return Ok(Expr::Test(Test::Protocol(Protocols::of(|one| one == number))));
+                }
+                let help = match (written.as_str(), nearest(written, ["tcp", "udp"])) {
+                    ("6", _) => "write `resource.protocol == \"tcp\"`".to_owned(),
+                    ("17", _) => "write `resource.protocol == \"udp\"`".to_owned(),
+                    (_, Some(near)) => format!("did you mean \"{near}\"?"),
+                    (_, None) => "write \"tcp\", \"udp\", or the IP protocol number in decimal, \
+                                  as in \"132\" for SCTP"
+                        .to_owned(),
+                };
+                refuse(format!("no peer's protocol is called \"{written}\""), &help)
+            }
+            ("protocol", _) => refuse(
+                "a protocol is compared with a string".to_owned(),
+                "write `resource.protocol == \"tcp\"`",
+            ),
+            ("path", Form::Text(written)) => {
+                let range = literal.words.range();
+                let checked = match written.starts_with('@') {
+                    true => abstract_address(self.text, written, range)?,
+                    false => path(self.text, written, "path", true, range)?,
+                };
+                Ok(Expr::Test(Test::Path(Asked::Equals(checked))))
+            }
+            ("path", _) => refuse(
+                "a path is compared with a string".to_owned(),
+                "write `resource.path == \"/srv/work/a\"`",
+            ),
+            _ => self.unknown_attribute(asked, name),
+        }
+    }
+
+    fn port(&self, literal: &Node<'_>) -> Result<u16, Box<Diagnostic>> {
+        match &literal.kind {
+            Form::Number(number) => match u16::try_from(*number) {
+                Ok(port) => Ok(port),
+                Err(_) => self.refuse(
+                    literal_range(literal),
+                    format!("there is no port {number}"),
+                    "ports go from 1 to 65535; 0 asks the kernel to choose one",
+                ),
+            },
+            _ => self.refuse(
+                literal_range(literal),
+                "a port is compared with a number",
+                "write `resource.port == 443`",
+            ),
+        }
+    }
+
+    /// `<`, `<=`, `>`, `>=`.
+    fn compare(&self, node: &Node<'_>, operator: &str, left: &Node<'_>, right: &Node<'_>) -> Found {
+        let (asked, literal, turned) =
+            if asks(left) { (left, right, false) } else { (right, left, true) };
+        let Form::Attribute(of, name) = &asked.kind else {
+            return self.cannot(node);
         };
-        if !fits {
-            impossible = impossible.or(Some(words.range()));
+        if !is(of, "resource") || asks(literal) {
+            return self.cannot(node);
         }
-    }
-    if let Some(range) = impossible {
-        warnings.push(text.warning(
-            range,
-            "this contradicts what stands before it, so the policy never matches",
-            "one peer has one address, one port and one protocol: \
-             write one policy for each that is meant",
-        ));
-        return None;
-    }
-    Some(PeerReach {
-        connect: head.connect,
-        bind: head.bind,
-        nets: net.map_or_else(|| vec![Net::ALL_V4, Net::ALL_V6], |net| vec![net]),
-        port,
-        protocol: transport,
-    })
-}
-
-/// The terms that `&&` joins, in order.
-fn conjuncts(body: &Value) -> Vec<&Value> {
-    let mut found = Vec::new();
-    let mut todo = vec![body];
-    while let Some(value) = todo.pop() {
-        match value.get("&&") {
-            Some(both) => {
-                todo.extend(both.get("right"));
-                todo.extend(both.get("left"));
+        if name != "port" {
+            if !ATTRIBUTES.contains(&name.as_str()) {
+                return self.unknown_attribute(asked, name);
             }
-            None => found.push(value),
+            return self.refuse(
+                node.words.range(),
+                format!("`{name}` has no order"),
+                "`<`, `<=`, `>` and `>=` are for ports",
+            );
         }
+        let port = self.port(literal)?;
+        let (first, last) = match (operator, turned) {
+            ("<", false) | (">", true) => (Some(0), port.checked_sub(1)),
+            ("<=", false) | (">=", true) => (Some(0), Some(port)),
+            (">", false) | ("<", true) => (port.checked_add(1), Some(u16::MAX)),
+            _ => (Some(port), Some(u16::MAX)),
+        };
+        Ok(match (first, last) {
+            (Some(first), Some(last)) => Expr::Test(Test::Port(first, last)),
+            _ => Expr::Const(false),
+        })
     }
-    found
-}
 
-/// The attribute in `resource.attribute`.
-fn resource_attribute(value: &Value) -> Option<&str> {
-    let access = value.get(".")?;
-    let of = access.get("left")?.get("Var")?.as_str()?;
-    (of == "resource").then_some(access.get("attr")?.as_str()?)
-}
-
-/// The text in `ip("text")`.
-fn ip_text(value: &Value) -> Option<&str> {
-    match value.get("ip")?.as_array()?.as_slice() {
-        [text] => text.get("Value")?.as_str(),
-        _ => None,
-    }
-}
-
-type Refusal = Box<Diagnostic>;
-
-/// What an attribute of a peer is compared with.
-enum Literal {
-    Number(i64),
-    Text(String),
-    Address(String),
-    Other,
-}
-
-/// A term that has the form of one that is kept.
-enum Form {
-    /// `resource.attribute == literal`, or the other way round.
-    Equals(String, Literal),
-    /// `resource.attribute.isInRange(ip("text"))`.
-    InRange(String, String),
-}
-
-/// Reads a term from its words, when they are written in the usual way.
-fn plain(words: Words<'_>) -> Option<Form> {
-    let attribute = |at: usize| {
-        let is = words.text(at) == "resource" && words.text(at + 1) == ".";
-        (is && words.kind(at + 2) == Some(Kind::Ident)).then(|| words.text(at + 2).to_owned())
-    };
-    // Without escapes, what stands in the quotes is what is meant.
-    let string = |at: usize| {
-        let inside = words.text(at).strip_prefix('"')?.strip_suffix('"')?;
-        (!inside.contains('\\')).then(|| inside.to_owned())
-    };
-    let address = |at: usize| {
-        let is = words.text(at) == "ip" && words.text(at + 1) == "(" && words.text(at + 3) == ")";
-        is.then(|| string(at + 2)).flatten()
-    };
-    let literal = |at: usize, len: usize| match (len, words.kind(at)?) {
-        (1, Kind::Number) => Some(Literal::Number(words.text(at).parse().ok()?)),
-        (1, Kind::Str) => Some(Literal::Text(string(at)?)),
-        (4, Kind::Ident) => Some(Literal::Address(address(at)?)),
-        _ => None,
-    };
-    let len = words.len();
-    if len > 4 && words.text(3) == "==" {
-        return Some(Form::Equals(attribute(0)?, literal(4, len - 4)?));
-    }
-    if len > 4 && words.text(len - 4) == "==" {
-        return Some(Form::Equals(attribute(len - 3)?, literal(0, len - 4)?));
-    }
-    let call = (words.text(3), words.text(4), words.text(5), words.text(10));
-    if len == 11 && call == (".", "isInRange", "(", ")") {
-        return Some(Form::InRange(attribute(0)?, address(6)?));
-    }
-    None
-}
-
-/// Reads a term from Cedar's JSON form of it, whatever way it is written in.
-fn parsed(value: &Value) -> Option<Form> {
-    if let Some(both) = value.get("==") {
-        let (left, right) = (both.get("left")?, both.get("right")?);
-        for (attribute, literal) in [(left, right), (right, left)] {
-            let Some(name) = resource_attribute(attribute) else {
-                continue;
+    fn like(&self, node: &Node<'_>, left: &Node<'_>, right: &Node<'_>) -> Found {
+        let (Form::Attribute(of, name), Form::Pattern(parts)) = (&left.kind, &right.kind) else {
+            return self.cannot(node);
+        };
+        let pattern = Pattern::new(parts);
+        if is(of, "principal") {
+            return match self.of_agent(left, name)? {
+                Some(attribute) => Ok(agent(AgentTest::Attribute(attribute, Asked::Like(pattern)))),
+                None => self.labels(node),
             };
-            let plain = literal.get("Value");
-            let number = plain.and_then(Value::as_i64).map(Literal::Number);
-            let text = || plain.and_then(Value::as_str).map(|text| Literal::Text(text.to_owned()));
-            let address = || ip_text(literal).map(|text| Literal::Address(text.to_owned()));
-            let other = || plain.is_some().then_some(Literal::Other);
-            if let Some(literal) = number.or_else(text).or_else(address).or_else(other) {
-                return Some(Form::Equals(name.to_owned(), literal));
+        }
+        if !is(of, "resource") {
+            return self.cannot(node);
+        }
+        match name.as_str() {
+            "path" => {
+                if !matches!(pattern.beginning(), [] | [b'/' | b'@', ..]) {
+                    return self.refuse(
+                        right.words.range(),
+                        "no path begins like this, so it never matches",
+                        "begin the pattern with `/` or `*`: paths are absolute, and abstract unix addresses begin with `@`",
+                    );
+                }
+                Ok(Expr::Test(Test::Path(Asked::Like(pattern))))
             }
-        }
-        return None;
-    }
-    match value.get("isInRange")?.as_array()?.as_slice() {
-        [of, range] => {
-            Some(Form::InRange(resource_attribute(of)?.to_owned(), ip_text(range)?.to_owned()))
-        }
-        _ => None,
-    }
-}
-
-fn term(text: &Text<'_>, value: &Value, words: Words<'_>) -> Result<Term, Refusal> {
-    match parsed(value) {
-        Some(form) => form.term(text, words),
-        None => Err(Box::new(refusal(text, value, words))),
-    }
-}
-
-impl Form {
-    fn term(&self, text: &Text<'_>, words: Words<'_>) -> Result<Term, Refusal> {
-        match self {
-            Self::Equals(name, literal) => equals(text, name, literal, words),
-            Self::InRange(name, range) if name == "ip" => Ok(Term::Range(net(text, range, words)?)),
-            Self::InRange(name, _) => Err(unknown_attribute(text, name, words)),
-        }
-    }
-}
-
-fn equals(
-    text: &Text<'_>,
-    name: &str,
-    literal: &Literal,
-    words: Words<'_>,
-) -> Result<Term, Refusal> {
-    let refuse = |message: String, help: &str| {
-        Err(Box::new(text.error(literal_range(words), message, help)))
-    };
-    match (name, literal) {
-        ("ip", Literal::Address(written)) => {
-            let net = net(text, written, words)?;
-            if net.is_single() {
-                return Ok(Term::Range(net));
+            "protocol" => {
+                let fits = |number| pattern.matches(protocol_name(number).as_bytes());
+                Ok(Expr::Test(Test::Protocol(Protocols::of(fits))))
             }
-            refuse(
-                "`==` compares whole ranges, and no peer is a range".to_owned(),
-                &format!("write `resource.ip.isInRange(ip(\"{net}\"))`"),
-            )
+            name if ATTRIBUTES.contains(&name) => self.refuse(
+                node.words.range(),
+                format!("`{name}` is no text"),
+                "`like` is for paths; for addresses write `isInRange`, for ports `<` and `>`",
+            ),
+            name => self.unknown_attribute(left, name),
         }
-        ("ip", _) => refuse(
-            "an address is compared with an address".to_owned(),
-            "write `resource.ip == ip(\"192.0.2.7\")`",
-        ),
-        ("port", Literal::Number(0)) => refuse(
-            "port 0 means that the kernel chooses one, and cannot be asked for".to_owned(),
-            "leave the port out: the policy then holds for every port, 0 included",
-        ),
-        ("port", Literal::Number(number)) => match u16::try_from(*number) {
-            Ok(port) => Ok(Term::Port(port)),
-            Err(_) => refuse(format!("there is no port {number}"), "ports go from 1 to 65535"),
-        },
-        ("port", _) => {
-            refuse("a port is compared with a number".to_owned(), "write `resource.port == 443`")
+    }
+
+    fn has(&self, node: &Node<'_>, of: &Node<'_>, name: &str) -> Found {
+        if is(of, "principal") {
+            return Ok(match self.of_agent(node, name)? {
+                Some(attribute) => agent(AgentTest::Has(attribute)),
+                None => Expr::Const(true),
+            });
         }
-        ("protocol", Literal::Text(written)) => {
-            if let Some(number) = protocol_number(written) {
-                return Ok(Term::Protocol(number));
-            }
-            let help = match (written.as_str(), nearest(written, ["tcp", "udp"])) {
-                ("6", _) => "write `resource.protocol == \"tcp\"`".to_owned(),
-                ("17", _) => "write `resource.protocol == \"udp\"`".to_owned(),
-                (_, Some(near)) => format!("did you mean \"{near}\"?"),
-                (_, None) => "write \"tcp\", \"udp\", or the IP protocol number in decimal, \
-                              as in \"132\" for SCTP"
-                    .to_owned(),
+        if !is(of, "resource") {
+            return self.cannot(node);
+        }
+        let with = |kind: &Type| match name {
+            "path" => kind.is_place(),
+            _ => *kind == Type::Peer,
+        };
+        if ATTRIBUTES.contains(&name) {
+            return Ok(Expr::any(Type::ALL.into_iter().filter(with).map(Test::Type)));
+        }
+        self.unknown_attribute(node, name)
+    }
+
+    fn is(&self, node: &Node<'_>, of: &Node<'_>, name: &str, within: Option<&Node<'_>>) -> Found {
+        let found = if is(of, "principal") && name == "Agent" {
+            Expr::Const(true)
+        } else if is(of, "resource")
+            && let Some(kind) = Type::ALL.into_iter().find(|kind| kind.name() == name)
+        {
+            Expr::Test(Test::Type(kind))
+        } else if is(of, "principal") || is(of, "resource") {
+            let range = name_range(node, name);
+            let kinds = Type::ALL.map(Type::name);
+            let help = match nearest(name, kinds) {
+                Some(near) if near != name => format!("did you mean `{near}`?"),
+                _ => format!("a resource is one of {}; a principal is an Agent", kinds.join(", ")),
             };
-            refuse(format!("no peer's protocol is called \"{written}\""), &help)
+            return self.refuse(range, format!("nothing here is a `{name}`"), help);
+        } else {
+            return self.cannot(node);
+        };
+        match within {
+            Some(within) => Ok(Expr::All(vec![found, self.within(node, of, within)?])),
+            None => Ok(found),
         }
-        ("protocol", _) => refuse(
-            "a protocol is compared with a string".to_owned(),
-            "write `resource.protocol == \"tcp\"`",
-        ),
-        _ => Err(unknown_attribute(text, name, words)),
     }
+
+    fn within(&self, node: &Node<'_>, left: &Node<'_>, right: &Node<'_>) -> Found {
+        let each: &[Node<'_>] = match &right.kind {
+            Form::Set(each) => each,
+            _ => std::slice::from_ref(right),
+        };
+        let mut found = Vec::new();
+        for one in each {
+            let Form::Entity(kind, id) = &one.kind else {
+                return self.cannot(node);
+            };
+            found.push(match &left.kind {
+                Form::Variable("action") => self.action(one, kind, id)?,
+                Form::Variable("principal") => match kind.as_str() {
+                    "Agent" => self.agent(one, id)?,
+                    "AgentGroup" => agent(AgentTest::In(id.clone())),
+                    _ => return self.wrong_kind(one, kind, &["Agent", "AgentGroup"]),
+                },
+                Form::Variable("resource") => match kind.as_str() {
+                    "Dir" => {
+                        let range = id_range(one);
+                        let folder = path(self.text, id, "Dir", true, range)?;
+                        Expr::Test(Test::Within(folder))
+                    }
+                    "File" | "Program" => {
+                        let id = id.escape_debug();
+                        return self.refuse(
+                            one.words.range(),
+                            format!("nothing is in a {kind}"),
+                            format!(
+                                "for the {kind} itself write `resource == {kind}::\"{id}\"`; \
+                                 for a folder and everything beneath it `resource in Dir::\"…\"`"
+                            ),
+                        );
+                    }
+                    _ => return self.wrong_kind(one, kind, &["Dir"]),
+                },
+                _ => return self.cannot(node),
+            });
+        }
+        Ok(Expr::Any(found))
+    }
+
+    fn call(&mut self, node: &Node<'_>, name: &str, arguments: &[Node<'_>]) -> Found {
+        let Some((of, arguments)) = arguments.split_first() else {
+            return self.cannot(node);
+        };
+        match (&of.kind, name) {
+            (
+                Form::Attribute(on, attribute),
+                "isInRange" | "isLoopback" | "isMulticast" | "isIpv4" | "isIpv6",
+            ) if is(on, "resource") => {
+                if attribute != "ip" {
+                    return self.unknown_attribute(of, attribute);
+                }
+                let nets = match (name, arguments) {
+                    ("isInRange", [range]) => match &range.kind {
+                        Form::Call("ip", text) => vec![self.net(text, range)?],
+                        _ => return self.cannot(node),
+                    },
+                    ("isLoopback", []) => Net::LOOPBACK.to_vec(),
+                    ("isMulticast", []) => Net::MULTICAST.to_vec(),
+                    ("isIpv4", []) => vec![Net::ALL_V4],
+                    ("isIpv6", []) => vec![Net::ALL_V6],
+                    _ => return self.cannot(node),
+                };
+                Ok(Expr::any(nets.into_iter().map(Test::Address)))
+            }
+            (Form::Set(each), "contains") => {
+                let [asked] = arguments else {
+                    return self.cannot(node);
+                };
+                if !asks(asked) {
+                    return self.cannot(node);
+                }
+                let mut found = Vec::with_capacity(each.len());
+                for one in each {
+                    found.push(self.equals(node, asked, one)?);
+                }
+                Ok(Expr::Any(found))
+            }
+            (Form::Attribute(on, attribute), "contains" | "containsAll" | "containsAny")
+                if is(on, "principal") && attribute == "labels" =>
+            {
+                let labels: &[Node<'_>] = match (name, arguments) {
+                    ("contains", labels) => labels,
+                    (_, [Node { kind: Form::Set(labels), .. }]) => labels,
+                    _ => return self.cannot(node),
+                };
+                let mut found = Vec::new();
+                for label in labels {
+                    let Form::Text(text) = &label.kind else {
+                        return self.refuse(
+                            label.words.range(),
+                            "a label is a string",
+                            "write `principal.labels.contains(\"…\")`",
+                        );
+                    };
+                    found.push(agent(AgentTest::Label(text.clone())));
+                }
+                Ok(if name == "containsAll" { Expr::All(found) } else { Expr::Any(found) })
+            }
+            _ => self.cannot(node),
+        }
+    }
+
+    fn action(&self, literal: &Node<'_>, kind: &str, id: &str) -> Found {
+        let known = ACTIONS.into_iter().find(|action| kind == "Action" && action.name() == id);
+        if let Some(action) = known {
+            return Ok(Expr::Test(Test::Action(action)));
+        }
+        let names = ACTIONS.map(agent_ebpf::Action::name);
+        let list = names.map(|name| format!("`Action::\"{name}\"`")).join(", ");
+        let help = match nearest(id, names) {
+            Some(near) => format!("did you mean `{near}`? The actions are {list}"),
+            None => format!("the actions are {list}"),
+        };
+        self.refuse(literal.words.range(), format!("there is no action `{id}`"), help)
+    }
+
+    fn agent(&self, literal: &Node<'_>, id: &str) -> Found {
+        match AgentName::parse(id) {
+            Ok(_) => Ok(agent(AgentTest::Is(id.to_owned()))),
+            Err(error) => self.refuse(
+                id_range(literal),
+                error.to_string(),
+                "write the name that the agent is run with, as in `Agent::\"coder\"`",
+            ),
+        }
+    }
+
+    /// `resource == Type::"path"`.
+    fn place(&self, literal: &Node<'_>, kind: &str, id: &str) -> Found {
+        let found = Type::ALL.into_iter().find(|one| one.name() == kind);
+        match found {
+            Some(one) if one.is_place() => {
+                let range = id_range(literal);
+                let checked = match one == Type::UnixSocket && id.starts_with('@') {
+                    true => abstract_address(self.text, id, range),
+                    false => path(self.text, id, kind, one == Type::Dir, range),
+                };
+                Ok(Expr::Test(Test::Same(one, checked?)))
+            }
+            Some(one) if one.is_numbered() => {
+                let checked = name(self.text, one, id, id_range(literal));
+                Ok(Expr::Test(Test::Same(one, checked?)))
+            }
+            Some(_) => self.refuse(
+                literal.words.range(),
+                "a peer has no name",
+                "write what is meant: `resource.ip == ip(\"192.0.2.7\") && resource.port == 443`",
+            ),
+            None => self.wrong_kind(literal, kind, &Type::ALL.map(Type::name)),
+        }
+    }
+
+    fn wrong_kind(&self, literal: &Node<'_>, kind: &str, fitting: &[&str]) -> Found {
+        let list = fitting.join(", ");
+        let help = match nearest(kind, fitting.iter().copied()) {
+            Some(near) if near != kind => format!("did you mean `{near}`? Here may stand: {list}"),
+            _ => format!("here may stand: {list}"),
+        };
+        self.refuse(name_range(literal, kind), format!("`{kind}` cannot stand here"), help)
+    }
+
+    fn net(&self, arguments: &[Node<'_>], whole: &Node<'_>) -> Result<Net, Box<Diagnostic>> {
+        let [Node { kind: Form::Text(written), words }] = arguments else {
+            return self.cannot(whole);
+        };
+        let net = match Net::parse(written) {
+            Ok(net) => net,
+            Err(message) => {
+                return self.refuse(
+                    words.range(),
+                    message,
+                    "write an address as in ip(\"192.0.2.7\") or a range as in ip(\"192.0.2.0/24\")",
+                );
+            }
+        };
+        match net.unmapped() {
+            Some(v4) => self.refuse(
+                words.range(),
+                format!("`{written}` is IPv4 in IPv6 clothes, which is judged as IPv4"),
+                format!("write ip(\"{v4}\")"),
+            ),
+            None => Ok(net),
+        }
+    }
+
+    fn unknown_attribute<T>(&self, node: &Node<'_>, name: &str) -> Result<T, Box<Diagnostic>> {
+        let list =
+            "a Peer has `ip`, `port` and `protocol`; a File, Dir, Program or UnixSocket has `path`";
+        let (message, help) = match name {
+            "host" => (
+                "host names cannot be kept in the kernel yet".to_owned(),
+                "name the address: `resource.ip.isInRange(ip(\"192.0.2.0/24\"))`".to_owned(),
+            ),
+            "label" | "labels" => (
+                "files have no labels yet".to_owned(),
+                "name the folder or the form of the path: `resource in Dir::\"…\"`, `resource.path like \"*.pem\"`".to_owned(),
+            ),
+            "sha256" | "hash" => (
+                "programs are not told apart by content yet".to_owned(),
+                "name the path: `resource == Program::\"/usr/bin/git\"`".to_owned(),
+            ),
+            _ if ATTRIBUTES.contains(&name) => {
+                (format!("`{name}` is no address"), FORMS.to_owned())
+            }
+            _ => {
+                let message = format!("no resource has an attribute `{name}`");
+                match nearest(name, ATTRIBUTES) {
+                    Some(near) => (message, format!("did you mean `{near}`? {list}")),
+                    None => (message, list.to_owned()),
+                }
+            }
+        };
+        self.refuse(name_range(node, name), message, help)
+    }
+}
+
+fn agent(test: AgentTest) -> Expr {
+    Expr::Test(Test::Agent(test))
+}
+
+/// Whether this is that variable.
+fn is(node: &Node<'_>, variable: &str) -> bool {
+    matches!(node.kind, Form::Variable(name) if name == variable)
+}
+
+/// Whether this asks for the agent, the action or the resource, or for something of theirs.
+fn asks(node: &Node<'_>) -> bool {
+    match &node.kind {
+        Form::Variable(_) => true,
+        Form::Attribute(of, _) => asks(of),
+        _ => false,
+    }
+}
+
+/// Where `context`, with what is asked of it, stands in this.
+fn context(node: &Node<'_>) -> Option<Range<usize>> {
+    let words = node.words;
+    let start = words.find_anywhere(&["context"])?;
+    let mut end = start + 1;
+    while words.text(end) == "." {
+        end += 2;
+    }
+    Some(words.sub(start..end.min(words.len())).range())
+}
+
+/// The bytes of a name within a node, or all of it.
+fn name_range(node: &Node<'_>, name: &str) -> Range<usize> {
+    let at = node.words.find_anywhere(&[name]);
+    at.map_or_else(|| node.words.range(), |at| node.words.sub(at..at + 1).range())
+}
+
+/// The bytes of a literal's string or number, or all of it.
+fn literal_range(node: &Node<'_>) -> Range<usize> {
+    use super::syntax::Kind;
+    let words = node.words;
+    let literal = |at: &usize| matches!(words.kind(*at), Some(Kind::Str | Kind::Number));
+    let at = (0..words.len()).find(literal);
+    at.map_or_else(|| words.range(), |at| words.sub(at..at + 1).range())
+}
+
+/// The bytes of an entity's id.
+fn id_range(node: &Node<'_>) -> Range<usize> {
+    let words = node.words;
+    words.sub(words.len().saturating_sub(1)..words.len()).range()
 }
 
 /// The IP protocol number of a name, as requests give it: tcp, udp, else the number in decimal.
@@ -348,164 +663,7 @@ fn protocol_number(name: &str) -> Option<u8> {
         "udp" => Some(protocol::UDP),
         _ => {
             let number: u8 = name.parse().ok()?;
-            let named = matches!(number, protocol::ANY | protocol::TCP | protocol::UDP);
-            (!named && number.to_string() == name).then_some(number)
+            (protocol_name(number) == name).then_some(number)
         }
-    }
-}
-
-fn net(text: &Text<'_>, written: &str, words: Words<'_>) -> Result<Net, Refusal> {
-    let refuse = |message: String, help: String| {
-        Err(Box::new(text.error(literal_range(words), message, help)))
-    };
-    let net = match Net::parse(written) {
-        Ok(net) => net,
-        Err(message) => {
-            return refuse(
-                message,
-                "write an address as in ip(\"192.0.2.7\") or a range as in ip(\"192.0.2.0/24\")"
-                    .to_owned(),
-            );
-        }
-    };
-    match net.unmapped() {
-        Some(v4) => refuse(
-            format!("`{written}` is IPv4 in IPv6 clothes, which is judged as IPv4"),
-            format!("write ip(\"{v4}\")"),
-        ),
-        None => Ok(net),
-    }
-}
-
-/// The bytes of the term's literal: its string or number, or all of it.
-fn literal_range(words: Words<'_>) -> Range<usize> {
-    let literal = |index: &usize| matches!(words.kind(*index), Some(Kind::Str | Kind::Number));
-    match (0..words.len()).find(literal) {
-        Some(at) => words.sub(at..at + 1).range(),
-        None => words.range(),
-    }
-}
-
-fn unknown_attribute(text: &Text<'_>, name: &str, words: Words<'_>) -> Refusal {
-    let range = words.find_anywhere(&[name]).map(|at| words.sub(at..at + 1).range());
-    let list = "a Peer has `ip`, `port` and `protocol`; other resources have no attributes";
-    let (message, help) = if ATTRIBUTES.contains(&name) {
-        (format!("`{name}` is no address"), FORMS.to_owned())
-    } else {
-        let message = format!("no resource has an attribute `{name}`");
-        match nearest(name, ATTRIBUTES) {
-            Some(near) => (message, format!("did you mean `{near}`? {list}")),
-            None => (message, list.to_owned()),
-        }
-    };
-    Box::new(text.error(range.unwrap_or_else(|| words.range()), message, help))
-}
-
-/// What to say of a term that cannot be kept.
-fn refusal(text: &Text<'_>, value: &Value, words: Words<'_>) -> Diagnostic {
-    let operator = value.as_object().and_then(|map| map.keys().next());
-    let operator = operator.map(String::as_str).unwrap_or_default();
-    let one_each = "write one policy for each: where any permit matches, the action is permitted";
-    let at = |marks: &[&str]| {
-        let found = words.find(marks).or_else(|| words.find_anywhere(marks));
-        found.map_or_else(|| words.range(), |at| words.sub(at..at + 1).range())
-    };
-    let refused = |marks: &[&str], what: &str, help: &str| {
-        text.error(at(marks), format!("{what} cannot be kept in the kernel"), help)
-    };
-    match operator {
-        "||" => return refused(&["||"], "`||`", one_each),
-        "if-then-else" => return refused(&["if"], "`if`", "write one policy for each branch"),
-        _ => {}
-    }
-    for (variable, help) in [
-        (
-            "context",
-            "no action has a context: what is known of an action is its agent, its kind and its resource",
-        ),
-        (
-            "principal",
-            "name the agent in the head: `principal == Agent::\"…\"` or `principal in AgentGroup::\"…\"`",
-        ),
-        (
-            "action",
-            "name the actions in the head: `action in [Action::\"read\", Action::\"write\"]`",
-        ),
-    ] {
-        if let Some(start) = words.find_anywhere(&[variable]) {
-            let mut end = start + 1;
-            while words.text(end) == "." {
-                end += 2;
-            }
-            let range = words.sub(start..end.min(words.len())).range();
-            let message = format!("`{variable}` in a condition cannot be kept in the kernel");
-            return text.error(range, message, help);
-        }
-    }
-    match operator {
-        "!" => refused(
-            &["!"],
-            "`!`",
-            "write what is excepted as a policy of its own with the opposite effect",
-        ),
-        "!=" => refused(
-            &["!="],
-            "`!=`",
-            "write what is excepted as a policy of its own with the opposite effect",
-        ),
-        "<" | "<=" | ">" | ">=" => refused(
-            &["<", "<=", ">", ">="],
-            &format!("`{operator}`"),
-            "write one policy for each port: `resource.port == 443`",
-        ),
-        "like" => refused(
-            &["like"],
-            "`like`",
-            "name folders with `resource in Dir::\"…\"`, and addresses with `isInRange`",
-        ),
-        "has" => refused(
-            &["has"],
-            "`has`",
-            "leave it out: every Peer has `ip`, `port` and `protocol`, and nothing else has attributes",
-        ),
-        "contains" | "containsAll" | "containsAny" | "isEmpty" => {
-            refused(&[operator], &format!("`{operator}`"), one_each)
-        }
-        "isLoopback" => refused(
-            &["isLoopback"],
-            "`isLoopback`",
-            "write one policy with `resource.ip.isInRange(ip(\"127.0.0.0/8\"))`, and one with `resource.ip == ip(\"::1\")`",
-        ),
-        "isMulticast" => refused(
-            &["isMulticast"],
-            "`isMulticast`",
-            "write one policy with `resource.ip.isInRange(ip(\"224.0.0.0/4\"))`, and one with `resource.ip.isInRange(ip(\"ff00::/8\"))`",
-        ),
-        "isIpv4" => {
-            refused(&["isIpv4"], "`isIpv4`", "write `resource.ip.isInRange(ip(\"0.0.0.0/0\"))`")
-        }
-        "isIpv6" => refused(&["isIpv6"], "`isIpv6`", "write `resource.ip.isInRange(ip(\"::/0\"))`"),
-        "in" | "is" => refused(
-            &[operator],
-            &format!("`{operator}` in a condition"),
-            "write it in the head: `resource in Dir::\"…\"`, `resource is Peer`",
-        ),
-        "Value" if value.get("Value").is_some_and(Value::is_boolean) => text.error(
-            words.range(),
-            "a condition that is always the same says nothing",
-            "leave it out; to switch a policy off, take it out of the file",
-        ),
-        "==" if words
-            .find(&["=="])
-            .is_some_and(|at| words.text(at + 1) == "resource" && words.text(at + 2) != ".")
-            || words.text(0) == "resource" && words.text(1) == "==" =>
-        {
-            refused(
-                &["=="],
-                "`resource ==` in a condition",
-                "write it in the head: `permit(principal, action, resource == File::\"…\")`",
-            )
-        }
-        _ => text.error(words.range(), "this condition cannot be kept in the kernel", FORMS),
     }
 }

@@ -1,22 +1,26 @@
 //! The tables on the host's side: the same verdicts as the kernel's, for the fanotify backend, for
 //! `ambit policy explain` and for tests.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use agent_ebpf::{Config, PEER_FIXED_BITS, PeerCell, PeerKey, PlaceCell, PlaceKey, Reach};
+use agent_ebpf::{
+    Config, JoinKey, Pair, PatternRow, PeerCell, PeerKey, PlaceCell, PlaceKey, Reach,
+};
 
 use super::lower::{Collision, Lowered};
 
-/// Protocol, family and port: what a prefix of peers is found under.
-type Class = (u8, u8, [u8; 2]);
+/// What a prefix of peers is found under: its kind, its family or protocol.
+type Side = (u8, u8);
 
 /// One agent's tables, to be asked by [`agent_ebpf::decide_path`] and [`agent_ebpf::decide_peer`].
 #[derive(Clone, Debug, Default)]
 pub struct HashedTables {
     places: HashMap<PlaceKey, PlaceCell>,
+    rows: HashMap<u32, PatternRow>,
     peers: HashMap<PeerKey, PeerCell>,
-    /// The prefix lengths that occur in a class, longest first.
-    lengths: HashMap<Class, Vec<u32>>,
+    /// The prefix lengths that occur on a side, longest first.
+    lengths: BTreeMap<Side, Vec<u32>>,
+    joins: HashMap<JoinKey, Pair>,
 }
 
 impl HashedTables {
@@ -25,23 +29,22 @@ impl HashedTables {
     /// # Errors
     /// [`Collision`]: draw new secrets.
     pub fn new(lowered: &Lowered, config: &Config) -> Result<Self, Collision> {
-        let mut lengths: HashMap<Class, Vec<u32>> = HashMap::new();
-        let mut peers = HashMap::with_capacity(lowered.peers.len());
-        for (prefix, cell) in &lowered.peers {
-            let key = prefix.key();
-            lengths.entry(class(&key)).or_default().push(key.prefix_len);
-            peers.insert(key, *cell);
+        let mut lengths: BTreeMap<Side, Vec<u32>> = BTreeMap::new();
+        for key in lowered.peers.keys() {
+            lengths.entry((key.kind, key.of)).or_default().push(key.prefix_len);
         }
         for found in lengths.values_mut() {
             found.sort_unstable_by(|a, b| b.cmp(a));
             found.dedup();
         }
-        Ok(Self { places: lowered.keyed_places(config)?, peers, lengths })
+        Ok(Self {
+            places: lowered.keyed_places(config)?,
+            rows: lowered.rows().collect(),
+            peers: lowered.peers.iter().map(|(key, cell)| (*key, *cell)).collect(),
+            lengths,
+            joins: lowered.joins.iter().map(|(key, pair)| (*key, *pair)).collect(),
+        })
     }
-}
-
-const fn class(key: &PeerKey) -> Class {
-    (key.protocol, key.family, key.port)
 }
 
 impl Reach for HashedTables {
@@ -49,21 +52,33 @@ impl Reach for HashedTables {
         self.places.get(key)
     }
 
+    fn row(&self, state: u32) -> Option<&PatternRow> {
+        self.rows.get(&state)
+    }
+
     fn peer(&self, key: &PeerKey) -> Option<&PeerCell> {
-        let address = u128::from_be_bytes(key.address);
-        let lengths = self.lengths.get(&class(key))?;
-        let fitting = lengths.iter().filter(|length| **length <= key.prefix_len);
+        let lengths = self.lengths.get(&(key.kind, key.of))?.iter();
+        let fitting = lengths.filter(|length| **length <= key.prefix_len);
         fitting
             .filter_map(|length| {
-                let bits = length.saturating_sub(PEER_FIXED_BITS);
-                let mask = u128::MAX.checked_shl(128_u32.saturating_sub(bits));
+                let port = u16::from_be_bytes(key.port);
+                let address = u128::from_be_bytes(key.address);
+                let in_port = length.saturating_sub(PeerKey::PORT).min(16);
+                let in_address = length.saturating_sub(PeerKey::ADDRESS);
+                let port_mask = u16::MAX.checked_shl(16 - in_port).unwrap_or(0);
+                let mask = u128::MAX.checked_shl(128_u32.saturating_sub(in_address)).unwrap_or(0);
                 let shorter = PeerKey {
                     prefix_len: *length,
-                    address: (address & mask.unwrap_or(0)).to_be_bytes(),
+                    port: (port & port_mask).to_be_bytes(),
+                    address: (address & mask).to_be_bytes(),
                     ..*key
                 };
                 self.peers.get(&shorter)
             })
             .next()
+    }
+
+    fn join(&self, key: &JoinKey) -> Option<&Pair> {
+        self.joins.get(key)
     }
 }

@@ -8,14 +8,26 @@
 //! components; so in Cedar's terms every object is `in` the `Dir` of its own path and of each folder
 //! above ([`model`] builds exactly these entities).
 
+mod atoms;
+pub mod ceiling;
 mod check;
+pub mod compare;
 mod condition;
 mod diagnostic;
+pub mod expect;
+pub mod explain;
+mod expression;
+mod fold;
+mod formula;
 mod hashed;
 mod lower;
 pub mod model;
+mod notes;
+pub mod object;
 mod parse;
+mod pattern;
 mod peers;
+mod places;
 mod rule;
 mod scope;
 mod source;
@@ -24,7 +36,8 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::Serialize;
 
@@ -33,8 +46,9 @@ pub use diagnostic::{Diagnostic, PolicyError, Severity, Span};
 pub use hashed::HashedTables;
 pub use lower::{Collision, Lowered, PROTECTED_ID};
 pub use model::Target;
-pub use peers::PeerPrefix;
-pub use rule::{AgentName, BadAgentName, Effect, Protected, RuleInfo};
+pub use notes::{Notes, technique};
+pub use places::Place;
+pub use rule::{Agent, AgentName, Attributes, BadAgentName, Effect, Protected, RuleInfo};
 pub use source::{MAX_FILE_BYTES, Source, read_folder, read_source};
 pub use suggest::{Attempt, suggest};
 
@@ -43,8 +57,16 @@ pub use suggest::{Attempt, suggest};
 pub struct Policies {
     rules: Vec<rule::Rule>,
     warnings: HashMap<String, Vec<Diagnostic>>,
-    cedar: cedar_policy::PolicySet,
+    /// Each rule's text.
+    texts: Arc<Vec<String>>,
+    /// Everything that the rules ask of an agent.
+    questions: Arc<HashSet<formula::AgentTest>>,
+    known: Known,
 }
+
+/// Tables that are in use, by the questions that the agent answers with yes and by what is built in:
+/// agents that answer alike are bound alike.
+type Known = Arc<Mutex<HashMap<(Vec<bool>, Vec<Protected>), Weak<Lowered>>>>;
 
 /// One policy of those that were taken, for `ambit policy check`.
 #[derive(Clone, Debug, Serialize)]
@@ -65,17 +87,26 @@ impl Policies {
     /// Everything wrong with any of them: a file without a policy, Cedar's syntax errors, what does
     /// not fit [`SCHEMA`], what cannot be kept exactly, an `@id` given twice.
     pub fn check(sources: &[Source]) -> Result<Self, PolicyError> {
-        let check::Checked { rules, warnings, cedar } = check::check(sources)?;
-        Ok(Self { rules, warnings, cedar })
+        let check::Checked { rules, warnings, texts } = check::check(sources)?;
+        let mut questions = HashSet::new();
+        for rule in &rules {
+            rule.each_question(&mut |question| {
+                if !questions.contains(question) {
+                    questions.insert(question.clone());
+                }
+            });
+        }
+        let (questions, texts) = (Arc::new(questions), Arc::new(texts));
+        Ok(Self { rules, warnings, texts, questions, known: Known::default() })
     }
 
     /// Each policy, in the order of files and lines.
     #[must_use]
     pub fn report(&self) -> Vec<Kept> {
         let kept = |rule: &rule::Rule| {
-            let inert = rule.places.is_none() && rule.peers.is_none();
+            let inert = lower::never(rule);
             Kept {
-                rule: rule.info.clone(),
+                rule: rule.info.as_ref().clone(),
                 kept: if inert {
                     "kept exactly: it never matches"
                 } else {
@@ -89,14 +120,36 @@ impl Policies {
 
     /// One agent's tables, with the built-in forbids. An agent that no policy is for gets tables
     /// that permit nothing.
-    #[must_use]
-    pub fn lower(&self, agent: &AgentName, groups: &[String], protected: &[Protected]) -> Lowered {
-        lower::lower(&self.rules, agent, groups, protected)
+    ///
+    /// # Errors
+    /// The policies that are for this agent need more room than there is, with place and count.
+    pub fn lower(
+        &self,
+        agent: &Agent,
+        protected: &[Protected],
+    ) -> Result<Arc<Lowered>, PolicyError> {
+        let answers = self.questions.iter().map(|question| question.holds(agent)).collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key: (Vec<bool>, _) = (answers, protected.to_vec());
+        if let Some(lowered) = known.get(&key).and_then(Weak::upgrade) {
+            return Ok(lowered);
+        }
+        known.retain(|_, lowered| lowered.strong_count() > 0);
+        let lowered = Arc::new(lower::lower(&self.rules, agent, protected)?);
+        known.insert(key, Arc::downgrade(&lowered));
+        Ok(lowered)
     }
 
-    /// The same policies as Cedar's authorizer takes them, under the same ids.
-    #[must_use]
-    pub fn cedar(&self) -> &cedar_policy::PolicySet {
-        &self.cedar
+    /// The same policies as Cedar's authorizer takes them, under the same ids; made for each call.
+    ///
+    /// # Errors
+    /// Cedar refuses what it took before, which is a fault in Ambit.
+    pub fn cedar(&self) -> Result<cedar_policy::PolicySet, String> {
+        let policies = self.rules.iter().zip(self.texts.iter()).map(|(rule, text)| {
+            let id = cedar_policy::PolicyId::new(&rule.info.id);
+            cedar_policy::Policy::parse(Some(id), text).map_err(|error| error.to_string())
+        });
+        let policies = policies.collect::<Result<Vec<_>, _>>()?;
+        cedar_policy::PolicySet::from_policies(policies).map_err(|error| error.to_string())
     }
 }

@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use agent_ebpf::{Action, Peer, family, protocol};
+use agent_ebpf::{Action, Peer, Privilege, SocketKind, family, protocol};
 use cedar_policy::{
     Context, Entity, EntityId, EntityTypeName, EntityUid, ParseErrors, Request,
     RestrictedExpression,
 };
 
-use super::rule::AgentName;
+use super::rule::{Agent, AgentName, Attributes};
 
 /// What an action is done to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,12 @@ pub enum Target {
     },
     /// An internet peer or local address.
     Peer(Peer),
+    /// A unix socket, by its absolute path or by `@` and its abstract address.
+    UnixSocket(PathBuf),
+    /// A kind of socket.
+    Socket(SocketKind),
+    /// A privilege.
+    Privilege(Privilege),
 }
 
 /// Why there is no such question in Cedar.
@@ -53,7 +59,18 @@ fn refused(what: &str) -> impl FnOnce(String) -> ModelError {
 /// request to be judged.
 fn type_name(kind: &str) -> Result<EntityTypeName, ModelError> {
     static PARSED: OnceLock<HashMap<&str, Result<EntityTypeName, String>>> = OnceLock::new();
-    const KINDS: [&str; 7] = ["Action", "Agent", "AgentGroup", "Dir", "File", "Peer", "Program"];
+    const KINDS: [&str; 10] = [
+        "Action",
+        "Agent",
+        "AgentGroup",
+        "Dir",
+        "File",
+        "Peer",
+        "Privilege",
+        "Program",
+        "SocketFamily",
+        "UnixSocket",
+    ];
     let parsed = PARSED.get_or_init(|| {
         let parse = |kind: &str| kind.parse().map_err(|error: ParseErrors| error.to_string());
         KINDS.iter().map(|kind| (*kind, parse(kind))).collect()
@@ -93,18 +110,27 @@ pub fn protocol_name(number: u8) -> String {
 ///
 /// # Errors
 /// Cedar refuses an entity.
-pub fn agent(name: &AgentName, groups: &[String]) -> Result<Vec<Entity>, ModelError> {
+pub fn agent(agent: &Agent) -> Result<Vec<Entity>, ModelError> {
     let mut found = Vec::new();
     let mut parents = HashSet::new();
-    for group in groups {
+    for group in &agent.groups {
         let group = uid("AgentGroup", group)?;
         found.push(Entity::new_no_attrs(group.clone(), HashSet::new()));
         parents.insert(group);
     }
-    let text = RestrictedExpression::new_string(name.as_str().to_owned());
-    let attributes = HashMap::from([("name".to_owned(), text)]);
-    let agent = Entity::new(uid("Agent", name.as_str())?, attributes, parents);
-    found.push(agent.map_err(|error| refused(name.as_str())(error.to_string()))?);
+    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    let labels = agent.attributes.labels.iter().map(|label| text(label));
+    let mut attributes = HashMap::from([
+        ("name".to_owned(), text(agent.name.as_str())),
+        ("labels".to_owned(), RestrictedExpression::new_set(labels)),
+    ]);
+    let Attributes { namespace, model, operator, labels: _ } = &agent.attributes;
+    for (name, known) in [("namespace", namespace), ("model", model), ("operator", operator)] {
+        attributes.extend(known.iter().map(|known| (name.to_owned(), text(known))));
+    }
+    let name = agent.name.as_str();
+    let entity = Entity::new(uid("Agent", name)?, attributes, parents);
+    found.push(entity.map_err(|error| refused(name)(error.to_string()))?);
     Ok(found)
 }
 
@@ -129,6 +155,12 @@ pub fn resource_uid(action: Action, target: &Target) -> Result<EntityUid, ModelE
             let (ip, port) = (address(peer), u16::from_be_bytes(peer.port));
             uid("Peer", &format!("{} {ip} {port}", protocol_name(peer.protocol)))
         }
+        Target::UnixSocket(name) => match name.to_str() {
+            Some(text) => uid("UnixSocket", text),
+            None => Err(ModelError::NotUtf8(name.clone())),
+        },
+        Target::Socket(kind) => uid("SocketFamily", kind.name()),
+        Target::Privilege(privilege) => uid("Privilege", privilege.name()),
     }
 }
 
@@ -139,12 +171,28 @@ pub fn resource_uid(action: Action, target: &Target) -> Result<EntityUid, ModelE
 pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelError> {
     let name = resource_uid(action, target)?;
     match target {
-        Target::File { path, .. } => {
+        Target::Socket(_) | Target::Privilege(_) => {
+            Ok(vec![Entity::new_no_attrs(name, HashSet::new())])
+        }
+        Target::UnixSocket(address) if address.as_os_str().as_encoded_bytes().starts_with(b"@") => {
+            let path =
+                RestrictedExpression::new_string(address.to_str().unwrap_or_default().to_owned());
+            let attributes = HashMap::from([("path".to_owned(), path)]);
+            let entity = Entity::new(name, attributes, HashSet::new());
+            Ok(vec![entity.map_err(|error| refused("a unix socket")(error.to_string()))?])
+        }
+        Target::File { path, .. } | Target::UnixSocket(path) => {
             let mut place = path.to_str().unwrap_or_default();
             let mut found = Vec::new();
+            let entity = |name: EntityUid, place: &str, parents| {
+                let path = RestrictedExpression::new_string(place.to_owned());
+                let attributes = HashMap::from([("path".to_owned(), path)]);
+                let entity = Entity::new(name, attributes, parents);
+                entity.map_err(|error| refused("a place")(error.to_string()))
+            };
             let own = uid("Dir", place)?;
             if own != name {
-                found.push(Entity::new_no_attrs(name, HashSet::from([own])));
+                found.push(entity(name, place, HashSet::from([own]))?);
             }
             loop {
                 let above = (place != "/").then(|| match place.rsplit_once('/') {
@@ -153,7 +201,7 @@ pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelErr
                 });
                 let parents = above.map(|above| uid("Dir", above)).transpose()?;
                 let parents = parents.into_iter().collect();
-                found.push(Entity::new_no_attrs(uid("Dir", place)?, parents));
+                found.push(entity(uid("Dir", place)?, place, parents)?);
                 match above {
                     Some(above) => place = above,
                     None => return Ok(found),

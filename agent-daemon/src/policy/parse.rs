@@ -15,6 +15,7 @@ const ROUNDS: usize = 3;
 pub(super) type Parsed = Result<Found, Vec<Diagnostic>>;
 
 /// A policy as Cedar understood it.
+#[derive(Clone)]
 pub(super) struct Found {
     pub(super) policy: Policy,
     /// Where in the file the text began that Cedar's places count from.

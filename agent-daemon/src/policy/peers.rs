@@ -1,14 +1,16 @@
-//! Ranges of addresses, and the table of peers: for each class of protocol and port, longest prefixes
-//! with everything that shorter ones say folded in.
+//! Ranges of addresses, and the table of peers: rules about peers, folded by address, and by protocol
+//! and port.
 //!
-//! The kernel finds only the longest prefix that holds an address. What a shorter prefix of the same
-//! class says must therefore stand in the longer one's cell too. Of different classes it asks each.
+//! The kernel finds only the longest prefix that holds an address or a port. What holds of a shorter
+//! one therefore stands in the longer one's cell too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use agent_ebpf::{PEER_FIXED_BITS, PeerCell, PeerKey, family, protocol};
-use serde::Serialize;
+use agent_ebpf::{JoinKey, PEER_FACETS, Pair, PeerCell, PeerKey, PeerKind, family};
+
+use super::fold::{Classes, Fold, Pieces, TooManyJoins, joins};
+use super::formula::{Atom, AtomId, Dimension, Protocols};
 
 /// A range of addresses of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +24,14 @@ pub(super) struct Net {
 }
 
 impl Net {
+    pub(super) const LOOPBACK: [Self; 2] = [
+        Self { family: family::V4, address: 127 << 120, bits: 8 },
+        Self { family: family::V6, address: 1, bits: 128 },
+    ];
+    pub(super) const MULTICAST: [Self; 2] = [
+        Self { family: family::V4, address: 0xe0 << 120, bits: 4 },
+        Self { family: family::V6, address: 0xff << 120, bits: 8 },
+    ];
     pub(super) const ALL_V4: Self = Self { family: family::V4, address: 0, bits: 0 };
     pub(super) const ALL_V6: Self = Self { family: family::V6, address: 0, bits: 0 };
     /// `::ffff:0:0/96`, which the kernel half judges as IPv4.
@@ -110,86 +120,156 @@ const fn mask(bits: u8) -> u128 {
     }
 }
 
-/// One entry of the table of peers: [`PeerKey`] with an order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct PeerPrefix {
-    /// IP protocol number, or [`protocol::ANY`].
-    pub protocol: u8,
-    /// [`family::V4`] or [`family::V6`].
-    pub family: u8,
-    /// Port, or 0 for any.
-    pub port: u16,
-    /// The address in network byte order, from the first byte; bits beyond the prefix are zero.
-    pub address: [u8; 16],
-    /// How many bits of the address count.
-    pub bits: u8,
-}
-
-impl PeerPrefix {
-    /// The key under which the kernel half finds it.
-    #[must_use]
-    pub fn key(&self) -> PeerKey {
-        PeerKey {
-            prefix_len: PEER_FIXED_BITS + u32::from(self.bits),
-            protocol: self.protocol,
-            family: self.family,
-            port: self.port.to_be_bytes(),
-            address: self.address,
-        }
-    }
-
-    fn net(&self) -> Net {
-        Net { family: self.family, address: u128::from_be_bytes(self.address), bits: self.bits }
-    }
-}
-
-/// Gathers what rules say of peers, then folds shorter prefixes into longer ones.
+/// What is made of the rules about peers.
 #[derive(Default)]
-pub(super) struct PeerTable {
-    cells: BTreeMap<PeerPrefix, PeerCell>,
+pub(super) struct Peers {
+    pub(super) cells: BTreeMap<PeerKey, PeerCell>,
+    pub(super) joins: BTreeMap<JoinKey, Pair>,
 }
 
-impl PeerTable {
-    pub(super) fn add(
-        &mut self,
-        net: Net,
-        port: Option<u16>,
-        protocol: Option<u8>,
-        cell: PeerCell,
-    ) {
-        let prefix = PeerPrefix {
-            protocol: protocol.unwrap_or(protocol::ANY),
-            family: net.family,
-            port: port.unwrap_or(0),
-            address: net.address.to_be_bytes(),
-            bits: net.bits,
-        };
-        let found = self.cells.entry(prefix).or_default();
-        *found = both(*found, cell);
+pub(super) fn peers(pieces: &Pieces<'_>) -> Result<Peers, TooManyJoins> {
+    let mut made = Peers::default();
+    if pieces.is_empty() {
+        return Ok(made);
     }
+    let first = by_address(pieces, &mut made.cells);
+    let second = by_port(pieces, &mut made.cells);
+    made.joins = joins(pieces, [&first, &second, &Classes::default()], true)?;
+    Ok(made)
+}
 
-    /// The table, each cell with all that shorter prefixes of its class say.
-    pub(super) fn fold(mut self) -> BTreeMap<PeerPrefix, PeerCell> {
-        // In the map's order a prefix comes right before all that lie within it, so the ones that
-        // hold the present one form a stack.
-        let mut around: Vec<(PeerPrefix, PeerCell)> = Vec::new();
-        for (prefix, cell) in &mut self.cells {
-            let same_class =
-                |outer: &PeerPrefix| (outer.protocol, outer.port) == (prefix.protocol, prefix.port);
-            while let Some((outer, _)) = around.last()
-                && !(same_class(outer) && outer.net().holds(prefix.net()))
-            {
-                around.pop();
-            }
-            if let Some((_, outer)) = around.last() {
-                *cell = both(*cell, *outer);
-            }
-            around.push((*prefix, *cell));
+fn cell(fold: &mut Fold<'_>) -> PeerCell {
+    PeerCell { pairs: fold.pairs::<PEER_FACETS>(), class: fold.class(), pad: 0 }
+}
+
+/// Folds addresses. In their order a range comes right before all that lie within it, so the ones
+/// that hold the present one form a stack.
+fn by_address(pieces: &Pieces<'_>, cells: &mut BTreeMap<PeerKey, PeerCell>) -> Classes {
+    let mut nets: BTreeMap<Net, Option<AtomId>> =
+        BTreeMap::from([(Net::ALL_V4, None), (Net::ALL_V6, None)]);
+    for (id, atom) in pieces.atoms().iter() {
+        if let Atom::Address(net) = atom {
+            nets.insert(*net, Some(id));
         }
-        self.cells
     }
+    let mut fold = Fold::new(pieces, Dimension::First, PEER_FACETS);
+    let mut around: Vec<(Net, Option<AtomId>)> = Vec::new();
+    for (net, atom) in &nets {
+        while let Some((outer, atom)) = around.last()
+            && !outer.holds(*net)
+        {
+            atom.iter().for_each(|atom| fold.set(*atom, false));
+            around.pop();
+        }
+        atom.iter().for_each(|atom| fold.set(*atom, true));
+        around.push((*net, *atom));
+        let key = PeerKey {
+            prefix_len: PeerKey::ADDRESS + u32::from(net.bits),
+            kind: PeerKind::Address as u8,
+            of: net.family,
+            port: [0, 0],
+            address: net.address.to_be_bytes(),
+        };
+        cells.insert(key, cell(&mut fold));
+    }
+    fold.end()
 }
 
-fn both(one: PeerCell, other: PeerCell) -> PeerCell {
-    PeerCell { connect: one.connect.and(other.connect), bind: one.bind.and(other.bind) }
+/// Folds protocols and ports. Protocols of which rules say the same are folded once; the largest such
+/// group stands under [`PeerKind::OtherPort`].
+fn by_port(pieces: &Pieces<'_>, cells: &mut BTreeMap<PeerKey, PeerCell>) -> Classes {
+    let mut fold = Fold::new(pieces, Dimension::Second, PEER_FACETS);
+    if fold.is_idle() {
+        return fold.end();
+    }
+    let mut protocols: Vec<(AtomId, Protocols)> = Vec::new();
+    // By port: the atoms that begin to hold there, and those that cease to.
+    let mut edges: BTreeMap<u32, Vec<(AtomId, bool)>> = BTreeMap::new();
+    for (id, atom) in pieces.atoms().iter() {
+        match atom {
+            Atom::Protocol(set) => protocols.push((id, *set)),
+            Atom::Port(first, last) => {
+                edges.entry(u32::from(*first)).or_default().push((id, true));
+                edges.entry(u32::from(*last) + 1).or_default().push((id, false));
+            }
+            _ => {}
+        }
+    }
+    let mut groups: BTreeMap<Vec<AtomId>, Vec<u8>> = BTreeMap::new();
+    for number in 0..=u8::MAX {
+        let held = protocols.iter().filter(|(_, set)| set.contains(number));
+        groups.entry(held.map(|(id, _)| *id).collect()).or_default().push(number);
+    }
+    let largest = groups.values().map(Vec::len).max().unwrap_or_default();
+    let mut others = false;
+    for (held, members) in &groups {
+        held.iter().for_each(|atom| fold.set(*atom, true));
+        let segments = segments(&mut fold, &edges);
+        held.iter().for_each(|atom| fold.set(*atom, false));
+        let kinds: Vec<(PeerKind, u8)> = if members.len() == largest && !others {
+            others = true;
+            vec![(PeerKind::OtherPort, 0)]
+        } else {
+            members.iter().map(|number| (PeerKind::Port, *number)).collect()
+        };
+        for (kind, of) in kinds {
+            for (first, last, cell) in &segments {
+                each_prefix(*first, *last, &mut |port, bits| {
+                    let key = PeerKey {
+                        prefix_len: PeerKey::PORT + bits,
+                        kind: kind as u8,
+                        of,
+                        port: port.to_be_bytes(),
+                        address: [0; 16],
+                    };
+                    cells.insert(key, *cell);
+                });
+            }
+        }
+    }
+    fold.end()
+}
+
+/// The ports from 0 on in runs of which the same is said: first, last, what.
+fn segments(
+    fold: &mut Fold<'_>,
+    edges: &BTreeMap<u32, Vec<(AtomId, bool)>>,
+) -> Vec<(u16, u16, PeerCell)> {
+    let mut found: Vec<(u16, u16, PeerCell)> = Vec::new();
+    let starts: BTreeSet<u32> = edges.keys().copied().chain([0]).collect();
+    for start in starts {
+        for (atom, holds) in edges.get(&start).into_iter().flatten() {
+            fold.set(*atom, *holds);
+        }
+        let Ok(first) = u16::try_from(start) else {
+            continue; // past the last port, where everything ceases to hold
+        };
+        let cell = cell(fold);
+        match found.last_mut() {
+            Some((_, last, before)) => {
+                *last = first - 1;
+                if *before != cell {
+                    found.push((first, u16::MAX, cell));
+                }
+            }
+            None => found.push((first, u16::MAX, cell)),
+        }
+        if let Some((_, last, _)) = found.last_mut() {
+            *last = u16::MAX;
+        }
+    }
+    found
+}
+
+/// Covers a run of ports with prefixes: the first port of each, and how many bits count.
+fn each_prefix(first: u16, last: u16, call: &mut impl FnMut(u16, u32)) {
+    let (mut at, end) = (u32::from(first), u32::from(last) + 1);
+    while at < end {
+        let aligned = if at == 0 { 16 } else { at.trailing_zeros().min(16) };
+        let fits = (end - at).ilog2();
+        let free = aligned.min(fits);
+        // Below 65,536, because it is before `end`.
+        call(at as u16, 16 - free);
+        at += 1 << free;
+    }
 }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use agent_ebpf::Facet;
-use serde::Serialize;
+use agent_ebpf::{Facet, PeerFacet};
+use serde::{Deserialize, Serialize};
 
-use super::peers::Net;
+use super::formula::{AgentTest, Expr};
+use super::notes::Notes;
+use super::scope::Type;
 
 /// What a policy does to what it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -29,6 +32,14 @@ pub struct RuleInfo {
     pub place: String,
     /// All of its annotations.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl RuleInfo {
+    /// What its annotations tell.
+    #[must_use]
+    pub const fn notes(&self) -> Notes<'_> {
+        Notes::new(&self.annotations)
+    }
 }
 
 /// Letters, digits, `.`, `_` and `-`, at most 63: what may name an agent, here and everywhere else.
@@ -84,8 +95,59 @@ impl std::str::FromStr for AgentName {
     }
 }
 
+/// An agent as policies know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// The groups that it is in.
+    pub groups: Vec<String>,
+    /// What else is known of it.
+    pub attributes: Attributes,
+}
+
+/// What may be known of an agent besides its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attributes {
+    /// The namespace that it belongs to, as in Kubernetes.
+    pub namespace: Option<String>,
+    /// The model that drives it.
+    pub model: Option<String>,
+    /// Who answers for it.
+    pub operator: Option<String>,
+    /// Words that its operator gave it.
+    pub labels: Vec<String>,
+}
+
+/// Which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Attribute {
+    Name,
+    Namespace,
+    Model,
+    Operator,
+}
+
+impl Agent {
+    /// An agent of which no more than the name is known.
+    #[must_use]
+    pub fn named(name: AgentName) -> Self {
+        Self { name, groups: Vec::new(), attributes: Attributes::default() }
+    }
+
+    pub(super) fn attribute(&self, which: Attribute) -> Option<&str> {
+        match which {
+            Attribute::Name => Some(self.name.as_str()),
+            Attribute::Namespace => self.attributes.namespace.as_deref(),
+            Attribute::Model => self.attributes.model.as_deref(),
+            Attribute::Operator => self.attributes.operator.as_deref(),
+        }
+    }
+}
+
 /// A built-in forbid: a place of Ambit's own that no policy can open to an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Protected {
     /// The absolute path, as an agent would see it.
     pub path: PathBuf,
@@ -95,47 +157,28 @@ pub struct Protected {
     pub facets: &'static [Facet],
 }
 
-/// Which agents a policy is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    Any,
-    Agent(String),
-    Group(String),
-}
-
-impl Who {
-    pub(super) fn is(&self, agent: &AgentName, groups: &[String]) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Agent(name) => name == agent.as_str(),
-            Self::Group(name) => groups.contains(name),
-        }
-    }
-}
-
-/// Which places of the file tree a policy is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PlaceReach {
-    pub(super) path: String,
-    pub(super) beneath: bool,
-    pub(super) facets: Vec<Facet>,
-}
-
-/// Which peers a policy is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PeerReach {
-    pub(super) connect: bool,
-    pub(super) bind: bool,
-    pub(super) nets: Vec<Net>,
-    pub(super) port: Option<u16>,
-    pub(super) protocol: Option<u8>,
-}
-
 /// A policy that was taken.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    pub(super) info: RuleInfo,
-    pub(super) who: Who,
-    pub(super) places: Option<PlaceReach>,
-    pub(super) peers: Option<PeerReach>,
+    pub(super) info: Arc<RuleInfo>,
+    /// What its head asks of the agent, if anything.
+    pub(super) who: Option<AgentTest>,
+    /// What its head says of the resource, besides its type.
+    pub(super) resource: Expr,
+    /// As what it is about places.
+    pub(super) facets: Vec<Facet>,
+    /// Under which actions it is about peers.
+    pub(super) peers: Vec<PeerFacet>,
+    /// Which things with a number it is about.
+    pub(super) numbered: Vec<Type>,
+    /// Its conditions, all of them.
+    pub(super) condition: Expr,
+}
+
+impl Rule {
+    /// Calls this with everything that it asks of the agent.
+    pub(super) fn each_question(&self, call: &mut impl FnMut(&AgentTest)) {
+        self.who.iter().for_each(&mut *call);
+        self.condition.each_question(call);
+    }
 }

@@ -2,18 +2,32 @@
 
 use std::ops::Range;
 
-use agent_ebpf::{Action, Facet, PATH_MAX};
+use agent_ebpf::{Action, Facet, PATH_MAX, PeerFacet, Privilege, SocketKind};
 use cedar_policy::{
-    ActionConstraint, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint,
+    ActionConstraint, EntityId, EntityTypeName, EntityUid, Policy, PrincipalConstraint,
+    ResourceConstraint,
 };
 
 use super::diagnostic::{Diagnostic, Text, nearest};
-use super::rule::{AgentName, PlaceReach, Who};
+use super::formula::{AgentTest, Expr, Test};
+use super::rule::AgentName;
 use super::syntax::{Shape, Words};
 
 /// The actions that a policy may name.
-pub(super) const ACTIONS: [Action; 5] =
-    [Action::Exec, Action::Read, Action::Write, Action::Connect, Action::Bind];
+pub(super) const ACTIONS: [Action; 8] = [
+    Action::Exec,
+    Action::Read,
+    Action::Write,
+    Action::Connect,
+    Action::Bind,
+    Action::Listen,
+    Action::Socket,
+    Action::Privilege,
+];
+
+/// The most bytes that an abstract unix address may have (`sun_path` of include/uapi/linux/un.h without
+/// the NUL at its beginning).
+const ABSTRACT_MAX: usize = 107;
 
 /// The kinds of resources, as the schema names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +36,21 @@ pub(super) enum Type {
     Dir,
     Program,
     Peer,
+    UnixSocket,
+    SocketFamily,
+    Privilege,
 }
 
 impl Type {
-    pub(super) const ALL: [Self; 4] = [Self::File, Self::Dir, Self::Program, Self::Peer];
+    pub(super) const ALL: [Self; 7] = [
+        Self::File,
+        Self::Dir,
+        Self::Program,
+        Self::Peer,
+        Self::UnixSocket,
+        Self::SocketFamily,
+        Self::Privilege,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -33,6 +58,9 @@ impl Type {
             Self::Dir => "Dir",
             Self::Program => "Program",
             Self::Peer => "Peer",
+            Self::UnixSocket => "UnixSocket",
+            Self::SocketFamily => "SocketFamily",
+            Self::Privilege => "Privilege",
         }
     }
 
@@ -41,30 +69,72 @@ impl Type {
         match action {
             Action::Exec => &[Self::Program],
             Action::Read | Action::Write => &[Self::File, Self::Dir],
-            Action::Connect | Action::Bind => &[Self::Peer],
-            Action::Bpf => &[],
+            Action::Connect | Action::Bind => &[Self::Peer, Self::UnixSocket],
+            Action::Listen => &[Self::Peer],
+            Action::Socket => &[Self::SocketFamily],
+            Action::Privilege => &[Self::Privilege],
         }
     }
 
-    const fn facet(self, action: Action) -> Option<Facet> {
+    /// True for what has a path.
+    pub(super) const fn is_place(self) -> bool {
+        match self {
+            Self::File | Self::Dir | Self::Program | Self::UnixSocket => true,
+            Self::Peer | Self::SocketFamily | Self::Privilege => false,
+        }
+    }
+
+    /// True for what has one of a few names, each with a number.
+    pub(super) const fn is_numbered(self) -> bool {
+        match self {
+            Self::SocketFamily | Self::Privilege => true,
+            Self::File | Self::Dir | Self::Program | Self::Peer | Self::UnixSocket => false,
+        }
+    }
+
+    /// Those names.
+    pub(super) fn names(self) -> Vec<&'static str> {
+        match self {
+            Self::SocketFamily => SocketKind::ALL.iter().map(|one| one.name()).collect(),
+            Self::Privilege => Privilege::ALL.iter().map(|one| one.name()).collect(),
+            Self::File | Self::Dir | Self::Program | Self::Peer | Self::UnixSocket => Vec::new(),
+        }
+    }
+
+    /// The facet under which a place of this kind is judged.
+    pub(super) const fn facet(self, action: Action) -> Option<Facet> {
         match self {
             Self::File => Facet::of(action, false),
             Self::Dir => Facet::of(action, true),
             Self::Program => Facet::of(action, false),
-            Self::Peer => None,
+            Self::UnixSocket => Facet::of_socket(action),
+            Self::Peer | Self::SocketFamily | Self::Privilege => None,
         }
     }
 }
 
 /// The names of all entity types, for "did you mean".
-const TYPES: [&str; 6] = ["Agent", "AgentGroup", "Dir", "File", "Program", "Peer"];
+const TYPES: [&str; 9] = [
+    "Agent",
+    "AgentGroup",
+    "Dir",
+    "File",
+    "Program",
+    "Peer",
+    "UnixSocket",
+    "SocketFamily",
+    "Privilege",
+];
 
 /// What a policy's head says.
 pub(super) struct Head {
-    pub(super) who: Who,
-    pub(super) places: Option<PlaceReach>,
-    pub(super) connect: bool,
-    pub(super) bind: bool,
+    /// What is asked of the agent, if anything.
+    pub(super) who: Option<AgentTest>,
+    /// What it says of the resource, besides its type.
+    pub(super) resource: Expr,
+    pub(super) facets: Vec<Facet>,
+    pub(super) peers: Vec<PeerFacet>,
+    pub(super) numbered: Vec<Type>,
     /// Remarks on a head that is taken.
     pub(super) warnings: Vec<Diagnostic>,
 }
@@ -81,12 +151,21 @@ impl Resource {
         match self {
             Self::Any => Type::ALL.to_vec(),
             Self::Is(one) | Self::Exact(one, _) | Self::Beneath(Some(one), _) => vec![*one],
-            Self::Beneath(None, _) => vec![Type::File, Type::Dir, Type::Program],
+            Self::Beneath(None, _) => vec![Type::File, Type::Dir, Type::Program, Type::UnixSocket],
         }
     }
 }
 
-/// Reads the head of a policy that Cedar has parsed.
+/// An entity with the id that the policy's own words give it; Cedar may have read another of the same
+/// form.
+fn own(uid: &EntityUid, words: Words<'_>) -> EntityUid {
+    match words.plain_text(words.len().saturating_sub(1)) {
+        Some(id) => EntityUid::from_type_name_and_id(uid.type_name().clone(), EntityId::new(id)),
+        None => uid.clone(),
+    }
+}
+
+/// Reads the head of a policy that Cedar has parsed, or another of the same form.
 ///
 /// # Errors
 /// Every part of it that cannot be kept.
@@ -105,7 +184,8 @@ pub(super) fn head(
 
     let types = resource.types();
     let mut facets = Vec::new();
-    let (mut connect, mut bind) = (false, false);
+    let mut peers = Vec::new();
+    let mut numbered = Vec::new();
     let mut warnings = Vec::new();
     for (index, action) in actions.iter().enumerate() {
         let fitting: Vec<Type> =
@@ -114,9 +194,10 @@ pub(super) fn head(
             match one.facet(*action) {
                 Some(facet) if !facets.contains(&facet) => facets.push(facet),
                 Some(_) => {}
+                None if one.is_numbered() => numbered.push(*one),
                 None => {
-                    connect |= *action == Action::Connect;
-                    bind |= *action == Action::Bind;
+                    let facet = PeerFacet::of(*action).filter(|one| !peers.contains(one));
+                    peers.extend(facet);
                 }
             }
         }
@@ -128,7 +209,7 @@ pub(super) fn head(
             warnings.push(text.warning(range, format!("`{name}` never applies to a {is}"), help));
         }
     }
-    if facets.is_empty() && !connect && !bind {
+    if facets.is_empty() && peers.is_empty() && numbered.is_empty() {
         // Nothing applies: each remark is now the reason for a refusal.
         for problem in &mut warnings {
             problem.severity = super::Severity::Error;
@@ -142,14 +223,13 @@ pub(super) fn head(
         }
         return Err(warnings);
     }
-    let (beneath, path) = match resource {
-        Resource::Any | Resource::Is(_) => (true, "/".to_owned()),
-        Resource::Exact(_, path) => (false, path),
-        Resource::Beneath(_, path) => (true, path),
-    };
     facets.sort_unstable();
-    let places = (!facets.is_empty()).then_some(PlaceReach { path, beneath, facets });
-    Ok(Head { who, places, connect, bind, warnings })
+    let resource = match resource {
+        Resource::Any | Resource::Is(_) => Expr::Const(true),
+        Resource::Exact(kind, name) => Expr::Test(Test::Same(kind, name)),
+        Resource::Beneath(_, path) => Expr::Test(Test::Within(path)),
+    };
+    Ok(Head { who, resource, facets, peers, numbered, warnings })
 }
 
 fn about(action: Action) -> String {
@@ -218,7 +298,7 @@ fn principal(
     constraint: &PrincipalConstraint,
     words: Words<'_>,
     problems: &mut Vec<Diagnostic>,
-) -> Option<Who> {
+) -> Option<Option<AgentTest>> {
     const FITTING: [&str; 2] = ["Agent", "AgentGroup"];
     let mut is = |name: &EntityTypeName| {
         let name = name.to_string();
@@ -235,11 +315,11 @@ fn principal(
         false
     };
     let (uid, equal) = match constraint {
-        PrincipalConstraint::Any => return Some(Who::Any),
-        PrincipalConstraint::Is(name) => return is(name).then_some(Who::Any),
+        PrincipalConstraint::Any => return Some(None),
+        PrincipalConstraint::Is(name) => return is(name).then_some(None),
         PrincipalConstraint::IsIn(name, uid) => {
             let fits = is(name);
-            let who = named_agent(text, uid, false, words, problems)?;
+            let who = named_agent(text, &own(uid, words), false, words, problems)?;
             return fits.then_some(who);
         }
         PrincipalConstraint::In(uid) => (uid, false),
@@ -251,7 +331,7 @@ fn principal(
         problems.push(unknown_type(text, type_range(words, false), &name, &FITTING));
         return None;
     }
-    named_agent(text, uid, equal, words, problems)
+    named_agent(text, &own(uid, words), equal, words, problems)
 }
 
 fn named_agent(
@@ -260,11 +340,11 @@ fn named_agent(
     equal: bool,
     words: Words<'_>,
     problems: &mut Vec<Diagnostic>,
-) -> Option<Who> {
+) -> Option<Option<AgentTest>> {
     let id = uid.id().unescaped();
     match uid.type_name().to_string().as_str() {
         "Agent" => match AgentName::parse(id) {
-            Ok(_) => Some(Who::Agent(id.to_owned())),
+            Ok(_) => Some(Some(AgentTest::Is(id.to_owned()))),
             Err(error) => {
                 problems.push(text.error(
                     id_range(words),
@@ -287,7 +367,7 @@ fn named_agent(
             problems.push(text.error(id_range(words), "a group without a name", help));
             None
         }
-        "AgentGroup" => Some(Who::Group(id.to_owned())),
+        "AgentGroup" => Some(Some(AgentTest::In(id.to_owned()))),
         other => {
             let range = type_range(words, false);
             problems.push(unknown_type(text, range, other, &["Agent", "AgentGroup"]));
@@ -342,7 +422,8 @@ fn resource(
     words: Words<'_>,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<Resource> {
-    const FITTING: [&str; 4] = ["File", "Dir", "Program", "Peer"];
+    const FITTING: [&str; 7] =
+        ["File", "Dir", "Program", "Peer", "UnixSocket", "SocketFamily", "Privilege"];
     let kind = |name: &EntityTypeName, is: bool, problems: &mut Vec<Diagnostic>| {
         let name = name.to_string();
         let found = Type::ALL.into_iter().find(|one| one.name() == name);
@@ -360,24 +441,87 @@ fn resource(
                 problems.push(text.error(words.range(), "a peer has no name", PEER_HELP));
                 return None;
             }
-            let path = path(text, uid, kind == Type::Dir, words, problems)?;
-            Some(Resource::Exact(kind, path))
+            let uid = own(uid, words);
+            let name = match kind {
+                Type::SocketFamily | Type::Privilege => {
+                    let id = uid.id().unescaped();
+                    name(text, kind, id, id_range(words)).map_err(|problem| problems.push(*problem))
+                }
+                Type::UnixSocket if uid.id().unescaped().starts_with('@') => {
+                    let id = uid.id().unescaped();
+                    abstract_address(text, id, id_range(words))
+                        .map_err(|problem| problems.push(*problem))
+                }
+                Type::UnixSocket | Type::File | Type::Dir | Type::Program | Type::Peer => {
+                    named(text, &uid, kind == Type::Dir, words, problems).ok_or(())
+                }
+            };
+            name.ok().map(|name| Resource::Exact(kind, name))
         }
         ResourceConstraint::In(uid) => {
-            let path = folder(text, uid, words, problems)?;
+            let path = folder(text, &own(uid, words), words, problems)?;
             Some(Resource::Beneath(None, path))
         }
         ResourceConstraint::IsIn(name, uid) => {
             let kind = kind(name, true, problems);
-            let path = folder(text, uid, words, problems);
+            let path = folder(text, &own(uid, words), words, problems);
             let (kind, path) = (kind?, path?);
             if kind == Type::Peer {
                 problems.push(text.error(words.range(), "a peer is in no folder", PEER_HELP));
                 return None;
             }
+            if matches!(kind, Type::SocketFamily | Type::Privilege) {
+                let name = kind.name();
+                let help = format!("write `resource == {name}::\"…\"`, or `resource is {name}`");
+                problems.push(text.error(words.range(), format!("a {name} is in no folder"), help));
+                return None;
+            }
             Some(Resource::Beneath(Some(kind), path))
         }
     }
+}
+
+/// Takes the name of a kind of socket or of a privilege.
+///
+/// # Errors
+/// There is none of this name.
+pub(super) fn name(
+    text: &Text<'_>,
+    kind: Type,
+    id: &str,
+    range: Range<usize>,
+) -> Result<String, Box<Diagnostic>> {
+    let names = kind.names();
+    if names.contains(&id) {
+        return Ok(id.to_owned());
+    }
+    let list: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let list = list.join(", ");
+    let help = match nearest(id, names) {
+        Some(near) => format!("did you mean `{near}`? There are {list}"),
+        None => format!("there are {list}"),
+    };
+    Err(Box::new(text.error(range, format!("there is no {} `{id}`", kind.name()), help)))
+}
+
+/// Takes `@` and an abstract unix address.
+///
+/// # Errors
+/// It is longer than any can be.
+pub(super) fn abstract_address(
+    text: &Text<'_>,
+    name: &str,
+    range: Range<usize>,
+) -> Result<String, Box<Diagnostic>> {
+    let bytes = name.len().saturating_sub(1);
+    if bytes <= ABSTRACT_MAX {
+        return Ok(name.to_owned());
+    }
+    Err(Box::new(text.error(
+        range,
+        format!("an abstract address of {bytes} bytes; the kernel takes at most {ABSTRACT_MAX}"),
+        "write the address that is meant, or `resource is UnixSocket` for every one",
+    )))
 }
 
 const PEER_HELP: &str = "write `resource is Peer` here, and after the head what is meant:\n\
@@ -391,7 +535,7 @@ fn folder(
 ) -> Option<String> {
     let name = uid.type_name().to_string();
     match name.as_str() {
-        "Dir" => path(text, uid, true, words, problems),
+        "Dir" => named(text, uid, true, words, problems),
         "File" | "Program" => {
             let id = uid.id().escaped();
             problems.push(text.error(
@@ -417,25 +561,41 @@ fn folder(
     }
 }
 
-/// Takes a path that is absolute, in its shortest spelling, and short enough for the kernel half.
-fn path(
+fn named(
     text: &Text<'_>,
     uid: &EntityUid,
     is_dir: bool,
     words: Words<'_>,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<String> {
-    let path = uid.id().unescaped();
     let kind = uid.type_name().to_string();
-    let mut refuse = |message: String, help: String| {
-        problems.push(text.error(id_range(words), message, help));
-        None
+    let checked = path(text, uid.id().unescaped(), &kind, is_dir, id_range(words));
+    checked.map_err(|problem| problems.push(*problem)).ok()
+}
+
+/// Takes a path that is absolute, in its shortest spelling, and short enough for the kernel half.
+/// `kind` is the entity type that it names, or `path`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn path(
+    text: &Text<'_>,
+    path: &str,
+    kind: &str,
+    is_dir: bool,
+    range: Range<usize>,
+) -> Result<String, Box<Diagnostic>> {
+    let refuse =
+        |message: String, help: String| Err(Box::new(text.error(range.clone(), message, help)));
+    let literal = |path: &str| match kind {
+        "path" => format!("`\"{}\"`", path.escape_debug()),
+        _ => format!("`{kind}::\"{}\"`", path.escape_debug()),
     };
-    let shown = |path: &str| format!("write `{kind}::\"{}\"`", path.escape_debug());
+    let shown = |path: &str| format!("write {}", literal(path));
     if path.is_empty() {
         return refuse(
             "an empty path".to_owned(),
-            format!("write an absolute path, as in `{kind}::\"/srv/work\"`"),
+            format!("write an absolute path, as in {}", literal("/srv/work")),
         );
     }
     if path.contains('\0') {
@@ -446,15 +606,12 @@ fn path(
     }
     if !path.starts_with('/') {
         let help = if path.starts_with('~') {
-            format!(
-                "write the home folder in full, as in `{kind}::\"/home/user{}\"`",
-                path.trim_start_matches('~').escape_debug()
-            )
+            let rest = path.trim_start_matches('~');
+            let home = literal(&format!("/home/user{rest}"));
+            format!("write the home folder in full, as in {home}")
         } else {
-            format!(
-                "write the path from the root folder on, as in `{kind}::\"/srv/{}\"`",
-                path.trim_start_matches("./").escape_debug()
-            )
+            let whole = literal(&format!("/srv/{}", path.trim_start_matches("./")));
+            format!("write the path from the root folder on, as in {whole}")
         };
         return refuse(format!("`{path}` is not an absolute path"), help);
     }
@@ -496,5 +653,5 @@ fn path(
             "name a folder above it with `resource in Dir::\"…\"`".to_owned(),
         );
     }
-    Some(path.to_owned())
+    Ok(path.to_owned())
 }

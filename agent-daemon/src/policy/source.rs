@@ -7,7 +7,7 @@ use std::path::Path;
 use super::diagnostic::{Diagnostic, PolicyError, Text};
 
 /// The largest policy file that is read, in bytes.
-pub const MAX_FILE_BYTES: u64 = 4 << 20;
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// A policy file's text, with the name by which messages speak of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ fn too_large(name: &str, bytes: Option<u64>) -> PolicyError {
     Diagnostic::of_file(
         name,
         format!(
-            "the policy file is too large: {is} exceeds the bound of {MAX_FILE_BYTES} bytes (4 MiB)"
+            "the policy file is too large: {is} exceeds the bound of {MAX_FILE_BYTES} bytes (16 MiB)"
         ),
         "split it into several `.cedar` files in one folder, or permit folders instead of files",
     )

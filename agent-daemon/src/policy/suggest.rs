@@ -33,6 +33,8 @@ type Actions = BTreeSet<Action>;
 struct Wishes {
     /// By path and entity type.
     places: BTreeMap<(String, &'static str), Actions>,
+    /// What has a name of its own, by entity type and name.
+    names: BTreeMap<(&'static str, &'static str), Actions>,
     /// By address, port and protocol.
     peers: BTreeMap<(String, u16, u8), Actions>,
     /// What no policy can say, each with the reason.
@@ -61,10 +63,21 @@ impl Wishes {
     fn add(&mut self, attempt: &Attempt) {
         let action = attempt.action;
         match &attempt.target {
-            _ if action == Action::Bpf => {
-                let no = "bpf(2) is never granted to an agent".to_owned();
-                self.unsayable.insert(no);
+            Target::Socket(kind) => {
+                self.names.entry(("SocketFamily", kind.name())).or_default().insert(action);
             }
+            Target::Privilege(one) => {
+                self.names.entry(("Privilege", one.name())).or_default().insert(action);
+            }
+            Target::UnixSocket(name) => match name.to_str() {
+                Some(text) => {
+                    let key = (text.to_owned(), "UnixSocket");
+                    self.places.entry(key).or_default().insert(action);
+                }
+                None => {
+                    self.unsayable.insert(unsayable(name));
+                }
+            },
             Target::File { path, is_dir } => match path.to_str() {
                 Some(text) if text.starts_with('/') && !text.contains('\0') => {
                     let kind = match (action, is_dir) {
@@ -89,7 +102,10 @@ impl Wishes {
     /// Folders of which [`MANY`] objects were asked for in the same way, with these actions.
     fn folders(&self) -> BTreeMap<String, Actions> {
         let mut asked: BTreeMap<(&str, Action), usize> = BTreeMap::new();
-        for ((path, _), actions) in &self.places {
+        // An abstract address is in no folder.
+        for ((path, _), actions) in
+            self.places.iter().filter(|((path, _), _)| path.starts_with('/'))
+        {
             for action in actions {
                 *asked.entry((folder(path), *action)).or_default() += 1;
             }
@@ -147,21 +163,22 @@ impl Wishes {
             let resource = format!("resource == {kind}::\"{}\"", quoted(path));
             permit(lines, agent, &left, &what, &resource, "");
         }
+        for ((kind, name), actions) in &self.names {
+            let resource = format!("resource == {kind}::\"{name}\"");
+            permit(lines, agent, actions, name, &resource, "");
+        }
         for ((ip, port, protocol), actions) in &self.peers {
-            let mut terms = vec![format!("resource.ip == ip(\"{ip}\")")];
+            let terms = [
+                format!("resource.ip == ip(\"{ip}\")"),
+                format!("resource.port == {port}"),
+                format!("resource.protocol == \"{}\"", protocol_name(*protocol)),
+            ];
             if *port == 0 {
-                lines.push_str("// Port 0, where the kernel chooses, cannot be asked for; this permits every port.\n");
-            } else {
-                terms.push(format!("resource.port == {port}"));
-            }
-            if *protocol == 0 {
-                lines.push_str("// The protocol is not known; this permits every one.\n");
-            } else {
-                terms.push(format!("resource.protocol == \"{}\"", protocol_name(*protocol)));
+                lines.push_str("// Port 0 is where the kernel chooses one.\n");
             }
             let what = format!("{ip} port {port} {}", protocol_name(*protocol));
             let when = format!(" when {{ {} }}", terms.join(" && "));
-            permit(lines, agent, actions, &what, "resource", &when);
+            permit(lines, agent, actions, &what, "resource is Peer", &when);
         }
         for reason in &self.unsayable {
             let _ = writeln!(lines, "// Not permitted by any line: {reason}");

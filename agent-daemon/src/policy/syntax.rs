@@ -119,6 +119,12 @@ impl<'a> Words<'a> {
         range.and_then(|range| self.text.get(range)).unwrap_or_default()
     }
 
+    /// What stands within the quotes of a string that has no escapes in it.
+    pub(super) fn plain_text(self, index: usize) -> Option<&'a str> {
+        let inside = self.text(index).strip_prefix('"')?.strip_suffix('"')?;
+        (!inside.contains('\\')).then_some(inside)
+    }
+
     /// The bytes from the first token to the last.
     pub(super) fn range(self) -> Range<usize> {
         match (self.tokens.first(), self.tokens.last()) {
@@ -138,7 +144,7 @@ impl<'a> Words<'a> {
     }
 
     /// Index of the bracket that closes the one at `open`.
-    fn closing(self, open: usize) -> Option<usize> {
+    pub(super) fn closing(self, open: usize) -> Option<usize> {
         let mut depth = 0usize;
         for index in open..self.len() {
             match self.text(index) {
@@ -199,25 +205,6 @@ impl<'a> Words<'a> {
         }
         parts.push(rest);
         parts
-    }
-
-    /// The terms that `&&` joins, in order, through any brackets around them.
-    pub(super) fn conjuncts(self) -> Vec<Self> {
-        let mut terms = Vec::new();
-        let mut todo = vec![self];
-        while let Some(mut part) = todo.pop() {
-            while part.text(0) == "(" && part.closing(0) == Some(part.len() - 1) {
-                part = part.sub(1..part.len() - 1);
-            }
-            let whole = part.text(0) == "if" || part.find(&["||"]).is_some();
-            let parts = if whole { vec![part] } else { part.split("&&") };
-            if parts.len() > 1 {
-                todo.extend(parts.into_iter().rev());
-            } else {
-                terms.push(part);
-            }
-        }
-        terms
     }
 
     /// The entity literals `Type::"id"`: the bytes of type, of the quoted id.

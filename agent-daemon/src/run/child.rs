@@ -101,6 +101,7 @@ pub(super) fn spawn(
         pipe2(OFlag::O_CLOEXEC).map_err(RunError::system("making a pipe"))?;
     let mut keep: Vec<RawFd> = prepared.cgroups.iter().map(|(_, file)| file.as_raw_fd()).collect();
     keep.push(report_write.as_raw_fd());
+    keep.extend(prepared.ceiling.as_ref().map(|ceiling| ceiling.ruleset.as_raw_fd()));
     keep.sort_unstable();
     let plan = Plan {
         prepared: &prepared,
@@ -224,6 +225,9 @@ fn steps(plan: &Plan<'_>) -> Result<Infallible, Failure> {
         return Err(Failure::at(Step::User)(Errno::EPERM));
     }
     set_no_new_privs().map_err(Failure::at(Step::NoNewPrivileges))?;
+    if let Some(ceiling) = &plan.prepared.ceiling {
+        sys::landlock(ceiling.ruleset.as_fd()).map_err(Failure::at(Step::Ceiling))?;
+    }
     if !identity.uid.is_root() {
         sys::drop_capabilities().map_err(Failure::at(Step::Capabilities))?;
     }

@@ -28,6 +28,8 @@ pub enum Step {
     User,
     /// Giving up gaining privileges by exec.
     NoNewPrivileges,
+    /// Putting on the ceiling.
+    Ceiling,
     /// Giving up capabilities.
     Capabilities,
     /// Leaving the caller's session keyring.
@@ -38,7 +40,7 @@ pub enum Step {
 
 impl Step {
     /// Every step, in the order in which the child takes them.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Session,
         Self::ControllingTerminal,
         Self::StandardStreams,
@@ -48,6 +50,7 @@ impl Step {
         Self::Groups,
         Self::User,
         Self::NoNewPrivileges,
+        Self::Ceiling,
         Self::Capabilities,
         Self::Keyring,
         Self::Exec,
@@ -69,6 +72,7 @@ impl Step {
             Self::Groups => "setting the groups",
             Self::User => "becoming the user",
             Self::NoNewPrivileges => "setting no_new_privs",
+            Self::Ceiling => "putting on the Landlock ceiling",
             Self::Capabilities => "dropping capabilities",
             Self::Keyring => "leaving the caller's keyring",
             Self::Exec => "executing the program",
@@ -85,6 +89,9 @@ pub enum RunError {
     /// Without root there is no power to give away.
     #[error("starting an agent needs root: run this with sudo")]
     NotRoot,
+    /// The ceiling could not be made.
+    #[error("the Landlock ceiling over what the agent may change could not be made: {0}")]
+    Ceiling(String),
     /// The agent would be root.
     #[error(
         "the command would run as root ({user}): name another user with --user, \

@@ -10,6 +10,7 @@
 //! the program was executed or refused: whoever judges (a fanotify engine, say) must therefore live
 //! in another thread or process than the caller of `start`.
 
+mod ceiling;
 mod child;
 mod error;
 mod prepare;
@@ -21,11 +22,13 @@ mod terminal;
 mod tests;
 mod user;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Pid, Uid};
 
+pub use ceiling::available as ceiling_is_available;
 pub use error::{RunError, Step};
 pub use prepare::Prepared;
 pub use user::DANGEROUS_GROUPS;
@@ -54,6 +57,8 @@ pub struct Launch {
     pub cgroup_procs: Vec<PathBuf>,
     /// Variables to set beside those of the caller; these win.
     pub environment: Vec<(OsString, OsString)>,
+    /// The folders beneath which it may change anything at most, where a ceiling is to keep it there.
+    pub ceiling: Option<BTreeSet<PathBuf>>,
 }
 
 impl Launch {
@@ -86,6 +91,16 @@ impl Prepared {
     /// The groups of the user that the command will not have, by name.
     pub fn dropped_groups(&self) -> &[String] {
         &self.identity.dropped
+    }
+
+    /// Whether a ceiling will keep it: it was asked for, and this kernel has Landlock.
+    pub fn has_ceiling(&self) -> bool {
+        self.ceiling.is_some()
+    }
+
+    /// Folders of the ceiling that do not exist, each with the one above it that stands for it.
+    pub fn widened(&self) -> &[(PathBuf, PathBuf)] {
+        self.ceiling.as_ref().map_or(&[], |ceiling| &ceiling.widened)
     }
 
     /// Starts the command; returns once it was executed.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
+use super::ceiling::Ceiling;
 use super::user::{self, Identity};
 use super::{Launch, RunError};
 
@@ -30,6 +31,7 @@ pub struct Prepared {
     pub(super) environment: Vec<CString>,
     /// The `cgroup.procs` files, open for writing.
     pub(super) cgroups: Vec<(PathBuf, File)>,
+    pub(super) ceiling: Option<Ceiling>,
 }
 
 /// What is known of the one who calls.
@@ -85,6 +87,11 @@ pub(super) fn prepare(launch: Launch, caller: &Caller) -> Result<Prepared, RunEr
         })
         .collect::<Result<Vec<_>, _>>()?;
 
+    let ceiling = match &launch.ceiling {
+        Some(folders) => Ceiling::over(folders)?,
+        None => None,
+    };
+
     Ok(Prepared {
         identity,
         command,
@@ -93,6 +100,7 @@ pub(super) fn prepare(launch: Launch, caller: &Caller) -> Result<Prepared, RunEr
         arguments,
         environment: variables,
         cgroups,
+        ceiling,
     })
 }
 

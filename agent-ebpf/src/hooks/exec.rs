@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, LsmContext},
 };
 
-use super::file::{self, Wanted};
+use super::file::{self, Opened, Wanted};
 use crate::{
     emit, identity,
     maps::EXEC_SCRATCH,
@@ -30,7 +30,7 @@ pub fn check(ctx: &LsmContext) -> i32 {
         (file, member::<u32>(file, &offsets().file_flags))
     };
     let wanted = Wanted { first: Action::Exec, then: None };
-    file::judge(&actor, file, flags, wanted, Hook::BprmCheck)
+    file::judge(&actor, &Opened { file, flags, is_new: false }, wanted, Hook::BprmCheck)
 }
 
 /// `sched_process_exec(task, old_pid, bprm)`: the program is loaded, its arguments are on its stack.

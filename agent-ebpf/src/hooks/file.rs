@@ -1,24 +1,28 @@
 //! Files: every open, judged as the object that was opened, by its path in the agent's own view.
 
 use agent_ebpf::{
-    Action, Decision, Facet, Hook, Kind, PATH_MAX, PathWalk, PeerCell, PeerKey, PlaceCell,
-    PlaceKey, Reach, Reason, Verdict,
+    Action, Decision, FACETS, Facet, Hook, JoinKey, Kind, PATH_MAX, Pair, PathWalk, PatternRow,
+    PeerCell, PeerKey, PlaceCell, PlaceKey, RULE_NONE, Reach, Reason, RuleId, SLOTS_PER_CPU,
+    Verdict,
 };
 use aya_ebpf::{
     cty::c_long,
     helpers::{
-        bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_probe_read_kernel,
-        generated::{bpf_d_path, bpf_loop, bpf_map_lookup_elem},
+        bpf_get_smp_processor_id, bpf_probe_read_kernel_buf,
+        generated::{bpf_loop, bpf_map_lookup_elem},
     },
     programs::LsmContext,
 };
 use core::ffi::c_void;
 
-use super::DENY;
+use super::{
+    DENY,
+    path::{self, Name, Spot},
+};
 use crate::{
     atomic, emit,
     identity::{self, Actor},
-    maps::{FileRecord, PLACES, SCRATCH, SLOTS, Scratch},
+    maps::{FileRecord, JOINS, PATTERNS, PLACES, SCRATCH, Scratch},
     offsets::{kernel, known, member, offsets, within},
 };
 
@@ -26,6 +30,7 @@ use crate::{
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
 const FMODE_CREATED: u32 = 1 << 20;
+const FMODE_NONOTIFY: usize = 1 << 26;
 /// In `f_flags`: the open is for running the file.
 const FMODE_EXEC: u32 = 0x20;
 // include/uapi/asm-generic/fcntl.h, include/uapi/linux/stat.h
@@ -33,13 +38,16 @@ const O_TRUNC: u32 = 0o1000;
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
 
-/// What `d_path` adds to the name of an object that no folder holds any more (fs/d_path.c).
-const DELETED: u32 = " (deleted)".len() as u32;
-
-const TRIES: u32 = 8;
-
-/// The table of places of one policy set.
-struct Places(*mut c_void);
+/// The tables of one policy set that paths are judged by.
+#[derive(Clone, Copy)]
+pub struct Places {
+    /// Its number.
+    pub set: u32,
+    /// Its inner map of `PLACES`.
+    pub places: *mut c_void,
+    /// Its inner map of `PATTERNS`; when it has none, any other map, which is then not asked.
+    pub patterns: *mut c_void,
+}
 
 impl Reach for Places {
     #[inline(always)]
@@ -47,14 +55,40 @@ impl Reach for Places {
         // SAFETY: an inner map of `PLACES`, whose key is a `PlaceKey` and value a `PlaceCell`; inner
         // maps are never written after they are published.
         unsafe {
-            let cell = bpf_map_lookup_elem(self.0, core::ptr::from_ref(key).cast());
+            let cell = bpf_map_lookup_elem(self.places, core::ptr::from_ref(key).cast());
             cell.cast::<PlaceCell>().as_ref()
+        }
+    }
+
+    #[inline(always)]
+    fn row(&self, state: u32) -> Option<&PatternRow> {
+        // SAFETY: as above, an inner map of `PATTERNS`: `step_pattern` is only called with one.
+        unsafe {
+            let row = bpf_map_lookup_elem(self.patterns, core::ptr::from_ref(&state).cast());
+            row.cast::<PatternRow>().as_ref()
         }
     }
 
     #[inline(always)]
     fn peer(&self, _: &PeerKey) -> Option<&PeerCell> {
         None
+    }
+
+    #[inline(always)]
+    fn join(&self, key: &JoinKey) -> Option<&Pair> {
+        joined(self.set, key)
+    }
+}
+
+/// What a policy set's rules that join dimensions say, if it has any.
+#[inline(always)]
+pub fn joined(set: u32, key: &JoinKey) -> Option<&'static Pair> {
+    // SAFETY: a lookup; an inner map of `JOINS`, whose key is a `JoinKey` and value a `Pair`, never
+    // written after it is published, and alive until the program ends.
+    unsafe {
+        let joins: *const _ = JOINS.get(&set)?;
+        let pair = bpf_map_lookup_elem(joins.cast_mut().cast(), core::ptr::from_ref(key).cast());
+        pair.cast::<Pair>().as_ref()
     }
 }
 
@@ -73,7 +107,7 @@ pub fn open(ctx: &LsmContext) -> i32 {
     let (mode, flags) = unsafe {
         (member::<u32>(file, &offsets().file_mode), member::<u32>(file, &offsets().file_flags))
     };
-    if mode & known(&kernel().backing_mode) as u32 != 0 {
+    if mode & known(&kernel().backing_mode) as u32 != 0 && is_backing(file, mode) {
         return 0; // beneath an overlay, whose own file was judged just before
     }
     let wanted = if flags & FMODE_EXEC != 0 {
@@ -84,7 +118,27 @@ pub fn open(ctx: &LsmContext) -> i32 {
         let then = if mode & FMODE_READ != 0 { Some(Action::Read) } else { None };
         Wanted { first: Action::Write, then }
     };
-    judge(&actor, file, flags, wanted, Hook::FileOpen)
+    let opened = Opened { file, flags, is_new: mode & FMODE_CREATED != 0 };
+    judge(&actor, &opened, wanted, Hook::FileOpen)
+}
+
+/// Whether a file with the mode of a backing file is one. Before 6.5 that mode is `FMODE_NONOTIFY`, which
+/// descriptors of fanotify events carry too; an overlay's backing file has the overlay's path and another
+/// inode (`open_with_fake_path` of fs/open.c).
+#[inline(always)]
+fn is_backing(file: *const u8, mode: u32) -> bool {
+    if known(&kernel().backing_mode) != FMODE_NONOTIFY {
+        let beside = known(&kernel().backing_beside) as u32;
+        return beside == 0 || mode & beside != 0;
+    }
+    // SAFETY: members of the file that is being opened.
+    unsafe {
+        let opened: *const u8 = member(file, &offsets().file_inode);
+        let path = within(file, &offsets().file_path);
+        let dentry: *const u8 = member(path, &offsets().path_dentry);
+        let named: *const u8 = member(dentry, &offsets().dentry_inode);
+        opened != named
+    }
 }
 
 /// What a file is wanted for. The first action is the one told, unless the second is denied.
@@ -93,39 +147,41 @@ pub struct Wanted {
     pub then: Option<Action>,
 }
 
+/// A file that is open, or about to be run.
+pub struct Opened {
+    pub file: *const u8,
+    pub flags: u32,
+    pub is_new: bool,
+}
+
 /// Judges a file by name and tells it. An allowed open for exec is not told here:
 /// `bprm_check_security` follows for programs, and the ELF loader is part of its program.
 #[inline(always)]
-pub fn judge(actor: &Actor, file: *const u8, flags: u32, wanted: Wanted, hook: Hook) -> i32 {
-    let Some(scratch) = claim() else {
-        // Not judged, so denied; and not told, which is counted.
-        let verdict = actor.verdict(Decision::because(Reason::NoScratch));
-        emit::lost(verdict, Kind::File);
-        return outcome(verdict);
+pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 {
+    let Some(slot) = claim() else {
+        return unjudged(actor);
     };
-    // SAFETY: this slot is ours until `release`.
-    let slot = unsafe { &mut *scratch };
+    let spot = Spot::of_path(within(opened.file, &offsets().file_path));
     // SAFETY: members of a live file.
-    let (inode, kind) = unsafe {
-        let inode: *const u8 = member(file, &offsets().file_inode);
-        (inode, member::<u16>(inode, &offsets().inode_mode))
+    let object = unsafe {
+        let inode: u64 = member(opened.file, &offsets().file_inode);
+        Object::of(inode)
     };
-    let is_dir = kind & S_IFMT == S_IFDIR;
 
     let mut action = wanted.first;
-    let decision = match resolve(actor, file, &mut slot.record) {
+    let decision = match path::resolve(actor, &spot, slot) {
         Err(Reason::Anonymous) if matches!(action, Action::Exec) => {
             Decision::because(Reason::NoName)
         }
         Err(reason) => Decision::because(reason),
-        Ok(name) if name.deleted && matches!(action, Action::Exec) => {
+        Ok(name) if name.is_deleted && matches!(action, Action::Exec) => {
             Decision::because(Reason::NoName)
         }
         Ok(name) => {
-            let decision = walk(actor, slot, name.len, action, is_dir);
+            let decision = decide(actor, slot, &name, action, object.is_dir);
             match wanted.then {
                 Some(then) if decision.allows() => {
-                    let second = walk(actor, slot, name.len, then, is_dir);
+                    let second = decide(actor, slot, &name, then, object.is_dir);
                     if second.allows() {
                         decision
                     } else {
@@ -140,24 +196,101 @@ pub fn judge(actor: &Actor, file: *const u8, flags: u32, wanted: Wanted, hook: H
     let verdict = actor.verdict(decision);
     let opened_to_run = matches!(hook, Hook::FileOpen) && matches!(action, Action::Exec);
     if !opened_to_run || !matches!(verdict, Verdict::Allowed) {
-        let record = &mut slot.record;
-        emit::fill(&mut record.header, actor, Kind::File, hook);
-        emit::decided(&mut record.header, action, decision, verdict);
-        record.body.flags = flags;
-        record.body.is_dir = u8::from(is_dir);
-        // SAFETY: members of a live inode.
-        unsafe {
-            record.body.inode = member(inode, &offsets().inode_number);
-            let fs: *const u8 = member(inode, &offsets().inode_super);
-            record.body.device = member(fs, &offsets().super_device);
-        }
-        let size = (size_of::<FileRecord>() - PATH_MAX) as u32
-            + (record.body.path_len & (PATH_MAX as u32 - 1));
-        // SAFETY: the slot is larger than that and begins with its header.
-        unsafe { emit::send_bytes(core::ptr::from_mut(record).cast(), size) };
+        slot.record.body.flags = opened.flags;
+        slot.record.body.is_new = u8::from(opened.is_new);
+        tell(actor, slot, &object, &Judged { hook, action, decision, verdict });
     }
-    release(scratch);
+    release(slot);
     outcome(verdict)
+}
+
+/// What stands behind a directory entry.
+pub struct Object {
+    pub inode: u64,
+    pub is_dir: bool,
+}
+
+impl Object {
+    /// The object with this inode.
+    #[inline(always)]
+    pub fn of(inode: u64) -> Self {
+        let mode: u16 = path::read(inode, &offsets().inode_mode);
+        Self { inode, is_dir: mode & S_IFMT == S_IFDIR }
+    }
+}
+
+/// What was asked and what came of it.
+pub struct Judged {
+    pub hook: Hook,
+    pub action: Action,
+    pub decision: Decision,
+    pub verdict: Verdict,
+}
+
+/// Judges an action on the path in the slot, and on the object that was found under it.
+#[inline(always)]
+pub fn decide(
+    actor: &Actor,
+    slot: &mut Scratch,
+    name: &Name,
+    action: Action,
+    is_dir: bool,
+) -> Decision {
+    match Facet::of(action, is_dir) {
+        Some(facet) => decide_as(actor, slot, name, facet),
+        None => Decision::because(Reason::PathUnresolved),
+    }
+}
+
+/// The same, for one facet.
+#[inline(always)]
+pub fn decide_as(actor: &Actor, slot: &mut Scratch, name: &Name, facet: Facet) -> Decision {
+    let object = slot.climb.forbidden[facet as usize & (FACETS - 1)];
+    walk(actor, slot, name.len, facet).or_forbidden(object)
+}
+
+/// The rule that forbids an action on the object that was found, whatever it is called.
+#[inline(always)]
+pub fn forbidden(slot: &Scratch, action: Action, is_dir: bool) -> RuleId {
+    let facet = Facet::of(action, is_dir).map_or(FACETS, |facet| facet as usize);
+    slot.climb.forbidden.get(facet).copied().unwrap_or(RULE_NONE)
+}
+
+/// Not judged for want of scratch space, so denied; and not told, which is counted.
+#[inline(always)]
+pub fn unjudged(actor: &Actor) -> i32 {
+    let verdict = actor.verdict(Decision::because(Reason::NoScratch));
+    emit::lost(verdict, Kind::File);
+    outcome(verdict)
+}
+
+/// Tells what was judged, with the path in the slot and, if the record says how long it is, the one
+/// beside it.
+#[inline(always)]
+pub fn tell(actor: &Actor, slot: &mut Scratch, object: &Object, judged: &Judged) {
+    let record = &mut slot.record;
+    emit::fill(&mut record.header, actor, Kind::File, judged.hook);
+    emit::decided(&mut record.header, judged.action, judged.decision, judged.verdict);
+    record.body.is_dir = u8::from(object.is_dir);
+    record.body.inode = path::read(object.inode, &offsets().inode_number);
+    record.body.device = path::device(object.inode);
+    let first = record.body.path_len & (PATH_MAX as u32 - 1);
+    let mut size = (size_of::<FileRecord>() - 2 * PATH_MAX) as u32 + first;
+    let second = record.body.result_len & (PATH_MAX as u32 - 1);
+    if second != 0 {
+        // SAFETY: `path` and `more` lie together, and each path is shorter than one of them.
+        let copied = unsafe {
+            let room = (&raw mut record.path).cast::<u8>().add(first as usize);
+            let room = core::slice::from_raw_parts_mut(room, second as usize);
+            bpf_probe_read_kernel_buf((&raw const slot.result).cast(), room)
+        };
+        match copied {
+            Ok(()) => size += second,
+            Err(_) => record.body.result_len = 0,
+        }
+    }
+    // SAFETY: the slot is larger than that and begins with its header.
+    unsafe { emit::send_bytes(core::ptr::from_mut(record).cast(), size) };
 }
 
 /// What an LSM program returns for a verdict.
@@ -169,138 +302,108 @@ pub const fn outcome(verdict: Verdict) -> i32 {
     }
 }
 
-/// How an object is called in the agent's own view.
-struct Name {
-    /// Bytes of `record.path` to judge.
-    len: u32,
-    /// No folder holds it any more.
-    deleted: bool,
-}
-
-/// Writes the object's path into the record, and says how much of it to judge, or why it cannot be.
-#[inline(always)]
-fn resolve(actor: &Actor, file: *const u8, record: &mut FileRecord) -> Result<Name, Reason> {
-    let path = within(file, &offsets().file_path);
-    record.body.path_len = 0;
-    // SAFETY: the path of a live file and a buffer of that size.
-    let written = unsafe {
-        bpf_d_path(path.cast_mut().cast(), record.path.as_mut_ptr().cast(), PATH_MAX as u32)
-    };
-    // The count includes the final NUL.
-    if written < 2 || written > PATH_MAX as c_long {
-        return Err(Reason::PathUnresolved);
-    }
-    let len = written as u32 - 1;
-    record.body.path_len = len;
-
-    // SAFETY: members of the task and of the path that the verifier typed.
-    let (mount, unlinked, root, own_ns) = unsafe {
-        let dentry: *const u8 = member(path, &offsets().path_dentry);
-        let mount: *const u8 = member(path, &offsets().path_mount);
-        // `hlist_bl_node.pprev`, the second word: zero when unhashed.
-        let chain = within(dentry, &offsets().dentry_hash).cast::<u64>().add(1);
-        // As `d_unlinked` of include/linux/dcache.h: a file system's root is never hashed.
-        let parent: *const u8 = member(dentry, &offsets().dentry_parent);
-        let unlinked = core::ptr::read_volatile(chain) == 0 && parent != dentry;
-        let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
-        let fs: *const u8 = member(task, &offsets().task_fs);
-        let root = within(fs, &offsets().fs_root);
-        let root_mount: u64 = member(root, &offsets().path_mount);
-        let root_dentry: u64 = member(root, &offsets().path_dentry);
-        let proxy: *const u8 = member(task, &offsets().task_nsproxy);
-        let own_ns: u64 = member(proxy, &offsets().nsproxy_mount);
-        (mount, unlinked, (root_mount, root_dentry), own_ns)
-    };
-    if !same_root(actor, root, own_ns) {
-        return Err(Reason::RootChanged);
-    }
-    // The mount that holds the object; `mount` is not a type that programs may walk from its middle.
-    let mount_ns = mount.wrapping_sub(known(&offsets().mount_vfs));
-    let mount_ns = within(mount_ns, &offsets().mount_ns);
-    // SAFETY: the helper checks the address.
-    let Ok(mount_ns) = (unsafe { bpf_probe_read_kernel(mount_ns.cast::<u64>()) }) else {
-        return Err(Reason::PathUnresolved);
-    };
-    if mount_ns != own_ns {
-        // `MNT_NS_INTERNAL` (fs/mount.h), an error pointer: pipes, memfds and their like. Everything
-        // else is a mount of another namespace, or of none, whose names would be forged here.
-        let internal = mount_ns as i64 == -22;
-        return Err(if internal { Reason::Anonymous } else { Reason::PathUnresolved });
-    }
-    if record.path[0] != b'/' {
-        return Err(Reason::PathUnresolved);
-    }
-    if unlinked && len > DELETED {
-        return Ok(Name { len: len - DELETED, deleted: true });
-    }
-    Ok(Name { len, deleted: false })
-}
-
-/// True when the task still has the root folder and mount namespace that it was enrolled with.
-#[inline(always)]
-fn same_root(actor: &Actor, root: (u64, u64), mount_ns: u64) -> bool {
-    let Some(task) = actor.task() else {
-        return false;
-    };
-    task.root_mount == root.0 && task.root_dentry == root.1 && task.mount_ns == mount_ns
-}
-
 /// What a walk's steps need; all that changes lives in the slot, where the verifier does not follow
 /// it, so that it checks one step and not four thousand.
 struct Steps {
     slot: *mut Scratch,
-    places: *mut c_void,
+    tables: Places,
+    len: u32,
 }
 
 /// Judges `len` bytes of the slot's path.
 #[inline(always)]
-fn walk(actor: &Actor, slot: &mut Scratch, len: u32, action: Action, is_dir: bool) -> Decision {
-    let Some(facet) = Facet::of(action, is_dir) else {
-        return Decision::because(Reason::PathUnresolved);
-    };
+pub fn walk(actor: &Actor, slot: &mut Scratch, len: u32, facet: Facet) -> Decision {
     // SAFETY: a lookup; the inner map lives until the program ends.
     let Some(places) = (unsafe { PLACES.get(&actor.set) }) else {
         return Decision::because(Reason::NoPolicy);
     };
     let places: *mut c_void = core::ptr::from_ref(places).cast_mut().cast();
+    // SAFETY: as above.
+    let patterns = unsafe { PATTERNS.get(&actor.set) };
     slot.walk = PathWalk::new(actor.config, facet);
-    let mut steps = Steps { slot, places };
-    // The root folder is walked as no bytes at all.
-    if len > 1 {
-        // SAFETY: the callback has the helper's signature, and `steps` outlives the call.
-        let done =
-            unsafe { bpf_loop(len, step as *const () as *mut c_void, (&raw mut steps).cast(), 0) };
-        if done != c_long::from(len) {
-            return Decision::because(Reason::PathUnresolved);
-        }
+    let mut tables = Places { set: actor.set, places, patterns: places };
+    let walked = if let Some(patterns) = patterns {
+        tables.patterns = core::ptr::from_ref(patterns).cast_mut().cast();
+        each(len, step_with_patterns, &mut Steps { slot, tables, len })
+    } else {
+        each(len, step, &mut Steps { slot, tables, len })
+    };
+    if !walked {
+        return Decision::because(Reason::PathUnresolved);
+    }
+    let mut steps = Steps { slot, tables, len };
+    // SAFETY: still ours.
+    let longest = unsafe { (*steps.slot).walk.turn(actor.config, &tables) };
+    let back = if longest < len { longest } else { len };
+    if back > 0 && !each(back, step_back, &mut steps) {
+        return Decision::because(Reason::PathUnresolved);
     }
     // SAFETY: still ours.
-    unsafe { (*steps.slot).walk.finish(&Places(places)) }
+    unsafe { (*steps.slot).walk.finish(&tables) }
 }
 
-/// One byte of the path; called by `bpf_loop`.
+/// What `bpf_loop` calls.
+type Step = extern "C" fn(u64, *mut Steps) -> c_long;
+
+/// Calls it so many times; false when the kernel did not.
+#[inline(always)]
+fn each(count: u32, step: Step, steps: &mut Steps) -> bool {
+    // SAFETY: the callback has the helper's signature, and `steps` outlives the call.
+    let done =
+        unsafe { bpf_loop(count, step as *mut c_void, core::ptr::from_mut(steps).cast(), 0) };
+    done == c_long::from(count)
+}
+
+/// One byte of the path, forth.
 extern "C" fn step(index: u64, steps: *mut Steps) -> c_long {
-    // SAFETY: `walk` passed it.
-    let (slot, places) = unsafe { ((*steps).slot, (*steps).places) };
-    let index = index as usize & (PATH_MAX - 1);
-    // SAFETY: the slot is ours, and the index within its path.
+    // SAFETY: `walk` passed it; the slot is ours, and the index within its path.
     unsafe {
-        let byte = (*slot).record.path[index];
-        (*slot).walk.step(byte, &Places(places));
+        let (slot, tables) = ((*steps).slot, (*steps).tables);
+        let byte = (*slot).record.path[index as usize & (PATH_MAX - 1)];
+        (*slot).walk.step(byte, &tables);
+    }
+    0
+}
+
+/// One byte of the path, forth, in a set that has patterns.
+extern "C" fn step_with_patterns(index: u64, steps: *mut Steps) -> c_long {
+    // SAFETY: as above.
+    unsafe {
+        let (slot, tables) = ((*steps).slot, (*steps).tables);
+        let byte = (*slot).record.path[index as usize & (PATH_MAX - 1)];
+        (*slot).walk.step(byte, &tables);
+        (*slot).walk.step_pattern(byte, &tables);
+    }
+    0
+}
+
+/// One byte of the path, back from its end.
+extern "C" fn step_back(index: u64, steps: *mut Steps) -> c_long {
+    // SAFETY: as above.
+    unsafe {
+        let (slot, tables) = ((*steps).slot, (*steps).tables);
+        let at = ((*steps).len as usize).wrapping_sub(1 + index as usize);
+        let byte = (*slot).record.path[at & (PATH_MAX - 1)];
+        (*slot).walk.step_back(byte, &tables);
     }
     0
 }
 
 /// Takes a free slot of scratch space, until [`release`].
 #[inline(always)]
-pub fn claim() -> Option<*mut Scratch> {
+pub fn claim() -> Option<&'static mut Scratch> {
     // SAFETY: a plain helper call.
-    let first = unsafe { bpf_get_smp_processor_id() } * TRIES;
-    for attempt in 0..TRIES {
-        let slot = SCRATCH.get_ptr_mut((first + attempt) % SLOTS)?;
-        // SAFETY: a live element.
-        if unsafe { atomic::swap(&raw mut (*slot).busy, 1) } == 0 {
-            return Some(slot);
+    let first = unsafe { bpf_get_smp_processor_id() } * SLOTS_PER_CPU;
+    for attempt in 0..SLOTS_PER_CPU {
+        let slot = SCRATCH.get_ptr_mut(first + attempt)?;
+        // SAFETY: a live element; it is ours when it was free.
+        unsafe {
+            if atomic::swap(&raw mut (*slot).busy, 1) == 0 {
+                let body = &mut (*slot).record.body;
+                (body.flags, body.path_len, body.result_len) = (0, 0, 0);
+                (body.is_new, body.pad) = (0, [0; 6]);
+                return slot.as_mut();
+            }
         }
     }
     None
@@ -308,7 +411,7 @@ pub fn claim() -> Option<*mut Scratch> {
 
 /// Gives a slot back.
 #[inline(always)]
-pub fn release(slot: *mut Scratch) {
+pub fn release(slot: &mut Scratch) {
     // SAFETY: ours until now.
-    unsafe { atomic::swap(&raw mut (*slot).busy, 0) };
+    unsafe { atomic::swap(&raw mut slot.busy, 0) };
 }

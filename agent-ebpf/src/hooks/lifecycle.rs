@@ -2,13 +2,12 @@
 
 use agent_ebpf::{ExitBody, ForkBody, Header, Hook, Kind, Task};
 use aya_ebpf::{
-    bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid, helpers::generated::bpf_send_signal,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_send_signal},
     programs::BtfTracePointContext,
 };
 
 use crate::{
     emit, identity,
-    maps::TASKS,
     offsets::{member, offsets},
 };
 
@@ -45,9 +44,8 @@ pub fn fork(ctx: &BtfTracePointContext) -> i32 {
         task = *parent;
     }
     (task.parent, task.start) = (actor.tgid, start);
-    if TASKS.insert(&tgid, &task, BPF_ANY as u64).is_err() {
-        // The table holds every pid that the kernel can give out, so only memory can be short. A child
-        // that could not be bound must not outlive its maker unseen: what made it ends here.
+    if !identity::bind(tgid, &task) {
+        // Neither table has room, which takes thousands of strays: what makes them ends here.
         // SAFETY: a plain helper call.
         unsafe { bpf_send_signal(SIGKILL) };
     }
@@ -86,7 +84,7 @@ pub fn exit(ctx: &BtfTracePointContext) -> i32 {
     let mut record = ExitRecord { header: Header::default(), body: ExitBody { code, pad: 0 } };
     emit::fill(&mut record.header, &actor, Kind::Exit, Hook::SchedExit);
     // Two threads may both be the last; only one of them finds the entry.
-    if TASKS.remove(&tgid).is_err() {
+    if !identity::forget(tgid) {
         return 0;
     }
     emit::happened(&mut record.header);

@@ -6,15 +6,18 @@
 //! speaks when it denies.
 
 use agent_ebpf::{
-    Action, Decision, Header, Hook, Kind, Peer, PeerBody, PeerCell, PeerKey, PlaceCell, PlaceKey,
-    Reach, Reason, Verdict, decide_peer,
+    Action, Decision, Header, Hook, JoinKey, Kind, Pair, PatternRow, Peer, PeerBody, PeerCell,
+    PeerKey, PlaceCell, PlaceKey, Reach, Reason, Verdict, decide_peer,
 };
 use aya_ebpf::{
     helpers::{bpf_probe_read_kernel, generated::bpf_map_lookup_elem},
     programs::{LsmContext, SockAddrContext},
 };
 
-use super::DENY;
+use super::{
+    DENY,
+    file::{joined, outcome},
+};
 use crate::{
     emit,
     identity::{self, Actor},
@@ -31,8 +34,13 @@ const AF_INET6: u16 = 10;
 /// `IPPROTO_MPTCP` (include/uapi/linux/in.h): judged as TCP, which it is on the wire.
 const IPPROTO_MPTCP: u32 = 262;
 
-/// The table of peers of one policy set.
-struct Peers(*mut core::ffi::c_void);
+/// The tables of one policy set that peers are judged by.
+struct Peers {
+    /// Its number.
+    set: u32,
+    /// Its inner map of `PEERS`.
+    peers: *mut core::ffi::c_void,
+}
 
 impl Reach for Peers {
     #[inline(always)]
@@ -41,11 +49,21 @@ impl Reach for Peers {
     }
 
     #[inline(always)]
+    fn row(&self, _: u32) -> Option<&PatternRow> {
+        None
+    }
+
+    #[inline(always)]
+    fn join(&self, key: &JoinKey) -> Option<&Pair> {
+        joined(self.set, key)
+    }
+
+    #[inline(always)]
     fn peer(&self, key: &PeerKey) -> Option<&PeerCell> {
         // SAFETY: an inner map of `PEERS`, whose key is a `PeerKey` and value a `PeerCell`; inner maps
         // are never written after they are published.
         unsafe {
-            let cell = bpf_map_lookup_elem(self.0, core::ptr::from_ref(key).cast());
+            let cell = bpf_map_lookup_elem(self.peers, core::ptr::from_ref(key).cast());
             cell.cast::<PeerCell>().as_ref()
         }
     }
@@ -62,7 +80,8 @@ fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
     // SAFETY: a lookup; the inner map lives until the program ends.
     match unsafe { PEERS.get(&actor.set) } {
         Some(peers) => {
-            decide_peer(action, peer, &Peers(core::ptr::from_ref(peers).cast_mut().cast()))
+            let peers = core::ptr::from_ref(peers).cast_mut().cast();
+            decide_peer(action, peer, &Peers { set: actor.set, peers })
         }
         None => Decision::because(Reason::NoPolicy),
     }
@@ -224,6 +243,49 @@ pub fn socket_connect(ctx: &LsmContext) -> i32 {
             DENY
         }
     }
+}
+
+/// LSM `socket_listen(sock, backlog)`.
+#[inline(always)]
+pub fn listen(ctx: &LsmContext) -> i32 {
+    let prior: i32 = ctx.arg(2);
+    if prior != 0 {
+        return prior;
+    }
+    let Some(actor) = identity::current() else {
+        return 0;
+    };
+    let (peer, decision) = match local(ctx) {
+        // No internet socket: made only if the policy names its kind; a unix socket is judged when bound.
+        Some(None) => return 0,
+        Some(Some(peer)) => (peer, decide(&actor, Action::Listen, &peer)),
+        None => (Peer::default(), Decision::because(Reason::PeerUnresolved)),
+    };
+    let verdict = actor.verdict(decision);
+    let (action, hook) = (Action::Listen, Hook::SocketListen);
+    tell(&actor, &peer, &Judged { action, hook, decision, verdict });
+    outcome(verdict)
+}
+
+/// The local address of an internet socket.
+#[inline(always)]
+fn local(ctx: &LsmContext) -> Option<Option<Peer>> {
+    let socket: *const u8 = ctx.arg(0);
+    let sock: *const u8 = read(socket, known(&offsets().socket_sock))?;
+    let common = sock.wrapping_add(known(&offsets().sock_common));
+    let family: u16 = read(common, known(&offsets().common_family))?;
+    if family != AF_INET && family != AF_INET6 {
+        return Some(None);
+    }
+    let port: u16 = read(common, known(&offsets().common_port))?;
+    let (port, protocol) = (port.to_be_bytes(), socket_protocol(ctx)?);
+    Some(Some(if family == AF_INET {
+        let ip: [u8; 4] = read(common, known(&offsets().common_v4))?;
+        Peer::v4(protocol, ip, port, false)
+    } else {
+        let ip: [u32; 4] = read(common, known(&offsets().common_v6))?;
+        Peer::v6(protocol, ip, port, false)
+    }))
 }
 
 #[inline(always)]

@@ -3,38 +3,90 @@
 //! `ambit-actor STEP [then STEP]…` prints one JSON line for each step: `{"step": …, "errno": …}`,
 //! where 0 means that it went well. A step that fails does not end the run, unless `strict` came
 //! before. `fork`, `doublefork` and
-//! `thread` move the steps after them into the new task.
+//! `thread` move the steps after them into the new task. `try NAME STEP [then STEP]… [try …]` does each
+//! such row of steps in a child of its own; `must STEP` prints nothing, and its exit code is the errno.
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, sendto,
     socket,
 };
+use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 use serde_json::{Value, json};
 
+const NONE: Option<&str> = None;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let steps: Vec<&[String]> = arguments.split(|word| word == "then").collect();
-    match Actor::default().act(&steps) {
+    let done = match arguments.first().map(String::as_str) {
+        Some("must") => must(&arguments[1..]),
+        _ => attempts(&arguments),
+    };
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("ambit-actor: {error:#}");
             ExitCode::from(64)
         }
     }
+}
+
+/// Does one step, and says by the exit code alone how it went.
+fn must(words: &[String]) -> Result<u8> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = Actor::default().step(&words).map(drop);
+    Ok(u8::try_from(ambit_tests::verbs::code(result))?)
+}
+
+/// Does the steps before the first `try`, then what follows each `try` in a child, which is told of by
+/// the name that follows and the actor's pid.
+fn attempts(arguments: &[String]) -> Result<u8> {
+    let mut rows = arguments.split(|word| word == "try");
+    let steps = |row: &'_ [String]| -> Vec<Vec<String>> {
+        row.split(|word| word == "then").map(<[String]>::to_vec).collect()
+    };
+    let mut code = 0;
+    if let Some(row) = rows.next().filter(|row| !row.is_empty()) {
+        let steps = steps(row);
+        code = Actor::default().act(&steps.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+    }
+    for row in rows {
+        let (name, row) = row.split_first().context("`try` has no name")?;
+        tell(&["try", name], 0, json!({ "pid": std::process::id() }))?;
+        // SAFETY: this process has one thread.
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                // SAFETY: no memory is passed. What hangs ends by this signal.
+                unsafe { nix::libc::alarm(20) };
+                let steps = steps(row);
+                let done =
+                    Actor::default().act(&steps.iter().map(Vec::as_slice).collect::<Vec<_>>());
+                if let Err(error) = &done {
+                    eprintln!("ambit-actor: {error:#}");
+                }
+                std::process::exit(done.map_or(64, i32::from));
+            }
+            ForkResult::Parent { child } => drop(waitpid(child, None)?),
+        }
+    }
+    Ok(code)
 }
 
 #[derive(Default)]
@@ -87,11 +139,54 @@ impl Actor {
             ["append", path] => drop(options(false).append(true).open(path)?),
             ["create", path] => drop(options(false).write(true).create(true).open(path)?),
             ["list", path] => drop(options(true).read(true).open(path)?),
+            // Waits for nobody who answers opens, as making a file would.
+            ["mkdir", path] => fs::create_dir(path)?,
             ["read-all", path] => {
                 let text = fs::read(path)?;
                 return Ok(json!({ "bytes": text.len() }));
             }
+            ["ring-read", way, path] => ring_read(way, path)?,
+            ["watch", path, gate] => watch(path, gate)?,
             ["symlink", to, from] => std::os::unix::fs::symlink(to, from)?,
+            ["mkfifo", path] => nix::unistd::mkfifo(path, Mode::from_bits_truncate(0o600))?,
+            ["unlink", path] => fs::remove_file(path)?,
+            ["rmdir", path] => fs::remove_dir(path)?,
+            ["rename", from, to] => fs::rename(from, to)?,
+            ["exchange", one, other] => {
+                let flags = RenameFlags::RENAME_EXCHANGE;
+                renameat2(AT_FDCWD, one, AT_FDCWD, other, flags)?;
+            }
+            ["link", from, to] => fs::hard_link(from, to)?,
+            ["cut", path] => nix::unistd::truncate(path, 0)?,
+            ["chmod", path] => fs::set_permissions(path, fs::Permissions::from_mode(0o600))?,
+            ["chown", path] => {
+                std::os::unix::fs::chown(path, None, Some(nix::unistd::getgid().into()))?
+            }
+            ["utimes", path] => {
+                let time = TimeSpec::new(1, 0);
+                utimensat(AT_FDCWD, path, &time, &time, UtimensatFlags::FollowSymlink)?;
+            }
+            ["setxattr", path] => {
+                let (path, value) = (CString::new(path)?, b"value");
+                // SAFETY: strings that end in NUL and a value of that length, all only read.
+                let answer = unsafe {
+                    nix::libc::setxattr(
+                        path.as_ptr(),
+                        c"user.ambit".as_ptr(),
+                        value.as_ptr().cast(),
+                        value.len(),
+                        0,
+                    )
+                };
+                Errno::result(answer)?;
+            }
+            ["removexattr", path] => {
+                let path = CString::new(path)?;
+                // SAFETY: strings that end in NUL, only read.
+                let answer =
+                    unsafe { nix::libc::removexattr(path.as_ptr(), c"user.ambit".as_ptr()) };
+                Errno::result(answer)?;
+            }
             ["chdir", path] => std::env::set_current_dir(path)?,
             ["chroot", path] => {
                 nix::unistd::chroot(path)?;
@@ -109,11 +204,19 @@ impl Actor {
             }
             ["send", protocol, address] => {
                 let (socket, address) = new_socket(protocol, address)?;
-                address.send(&socket)?;
+                address.send(&socket, MsgFlags::empty())?;
             }
             ["bind", protocol, address] => {
                 let (socket, address) = new_socket(protocol, address)?;
                 address.bind(&socket)?;
+            }
+            // TCP's connect and first bytes in one call.
+            ["fastopen", address] => {
+                let (socket, address) = new_socket("tcp", address)?;
+                address.send(&socket, MsgFlags::from_bits_retain(nix::libc::MSG_FASTOPEN))?;
+            }
+            ["flood", rounds, permitted, forbidden] => {
+                return flood(rounds.parse()?, permitted, forbidden);
             }
             ["unix", path] => drop(std::os::unix::net::UnixStream::connect(path)?),
             ["user", uid] => {
@@ -161,6 +264,15 @@ impl Actor {
             ["spawn", count, program, ref args @ ..] => {
                 return spawn(count.parse()?, program, args);
             }
+            ["forks", count] => return forks(count.parse()?),
+            ["type", terminal, text] => type_in(terminal, text)?,
+            // A mount namespace of its own, in which nothing reaches any other.
+            ["unshare"] => {
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+            }
+            ["bind-mount", from, to] => mount(Some(from), to, NONE, MsFlags::MS_BIND, NONE)?,
+            ["unmount", path] => unmount(path)?,
             ["burst", count, path] => {
                 let count: u32 = count.parse()?;
                 for _ in 0..count {
@@ -168,6 +280,9 @@ impl Actor {
                 }
             }
             ["bpf"] => {
+                // Before 5.11 maps are locked memory, and the daemon's count for the same user.
+                use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+                let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
                 // An array map of one 4-byte value; what matters is who may call at all.
                 let attributes: [u32; 32] = {
                     let mut words = [0; 32];
@@ -187,7 +302,13 @@ impl Actor {
                 Errno::result(answer)?;
             }
             ["signal", pid] => nix::sys::signal::kill(Pid::from_raw(pid.parse()?), None)?,
-            _ => bail!("there is no step `{}`", words.join(" ")),
+            _ => {
+                if let Some(more) = ambit_tests::verbs::step(words)? {
+                    return Ok(more);
+                }
+                let done = ambit_tests::powers::step(words)?;
+                return done.with_context(|| format!("there is no step `{}`", words.join(" ")));
+            }
         }
         Ok(Value::Null)
     }
@@ -241,6 +362,48 @@ impl Actor {
     }
 }
 
+/// Opens a file for reading by io_uring: `inline` in the submitter, in a `worker`, or `polled` by the thread
+/// that watches the queue.
+fn ring_read(way: &str, path: &str) -> Result<()> {
+    let mut builder = io_uring::IoUring::builder();
+    if way == "polled" {
+        builder.setup_sqpoll(1000);
+    }
+    let mut ring: io_uring::IoUring = builder.build(4)?;
+    let path = CString::new(path)?;
+    let open =
+        io_uring::opcode::OpenAt::new(io_uring::types::Fd(nix::libc::AT_FDCWD), path.as_ptr())
+            .flags(nix::libc::O_RDONLY | nix::libc::O_CLOEXEC)
+            .build();
+    let open = match way {
+        "worker" => open.flags(io_uring::squeue::Flags::ASYNC),
+        _ => open,
+    };
+    // SAFETY: the path outlives the wait for the one completion below.
+    unsafe { ring.submission().push(&open) }.context("the ring is full")?;
+    ring.submit_and_wait(1)?;
+    let answer = ring.completion().next().context("the ring said nothing")?.result();
+    Errno::result(answer.max(-1)).map_err(|_| Errno::from_raw(-answer))?;
+    // SAFETY: the descriptor was just opened, and is nobody else's.
+    drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(answer) });
+    Ok(())
+}
+
+/// Has fanotify hand over a descriptor of a file when somebody else opens it. The gate is made once it
+/// watches.
+fn watch(path: &str, gate: &str) -> Result<()> {
+    use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+    let group = Fanotify::init(InitFlags::FAN_CLOEXEC, EventFFlags::O_RDONLY)?;
+    group.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN, nix::fcntl::AT_FDCWD, Some(path))?;
+    drop(options(false).write(true).create(true).open(gate)?);
+    for event in group.read_events()? {
+        let fd = event.fd().context("the event has no descriptor")?;
+        let mut byte = [0];
+        nix::unistd::read(fd, &mut byte)?;
+    }
+    Ok(())
+}
+
 fn options(folder: bool) -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o644);
@@ -280,8 +443,8 @@ impl Address {
         }
     }
 
-    fn send(&self, socket: &OwnedFd) -> nix::Result<usize> {
-        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_NOSIGNAL);
+    fn send(&self, socket: &OwnedFd, flags: MsgFlags) -> nix::Result<usize> {
+        let (fd, flags) = (socket.as_raw_fd(), flags | MsgFlags::MSG_NOSIGNAL);
         match self {
             Self::V4(address) => sendto(fd, b"hello", address, flags),
             Self::V6(address) => sendto(fd, b"hello", address, flags),
@@ -338,6 +501,76 @@ fn spawn(count: u32, program: &str, args: &[&str]) -> Result<Value> {
         }
     }
     Ok(json!({ "started": started, "failed": failed }))
+}
+
+/// In each round ten connects to a permitted peer, one to a forbidden one, and a child that ends at
+/// once. Opens nothing.
+fn flood(rounds: u32, permitted: &str, forbidden: &str) -> Result<Value> {
+    let (mut made, mut refused, mut forked) = (0, 0, 0);
+    for _ in 0..rounds {
+        for peer in [[permitted; 10].as_slice(), &[forbidden]].concat() {
+            let (socket, address) = new_socket("udp", peer)?;
+            match address.connect(&socket) {
+                Ok(()) => made += 1,
+                Err(Errno::EPERM) => refused += 1,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        // SAFETY: this process has one thread.
+        match unsafe { fork() }? {
+            ForkResult::Child => std::process::exit(0),
+            ForkResult::Parent { child } => {
+                waitpid(child, None)?;
+                forked += 1;
+            }
+        }
+    }
+    Ok(json!({ "made": made, "refused": refused, "forked": forked }))
+}
+
+/// Forks children that live until all are made, and says how many there could be.
+fn forks(count: u32) -> Result<Value> {
+    let (read, write) = nix::unistd::pipe()?;
+    let (mut children, mut refused) = (Vec::new(), 0);
+    for _ in 0..count {
+        // SAFETY: this process has one thread.
+        match unsafe { fork() } {
+            Ok(ForkResult::Child) => {
+                drop(write);
+                fs::File::from(read).read_to_end(&mut Vec::new())?;
+                std::process::exit(0);
+            }
+            Ok(ForkResult::Parent { child }) => children.push(child),
+            Err(errno) => {
+                refused = errno as i32;
+                break;
+            }
+        }
+    }
+    drop(write);
+    for child in &children {
+        waitpid(*child, None)?;
+    }
+    Ok(json!({ "forked": children.len(), "refused": refused }))
+}
+
+/// Puts text into a terminal's input, as if it had been typed there.
+fn type_in(terminal: &str, text: &str) -> Result<()> {
+    let terminal =
+        options(false).read(true).write(true).custom_flags(nix::libc::O_NOCTTY).open(terminal)?;
+    for byte in text.bytes() {
+        // SAFETY: `TIOCSTI` reads one byte, which outlives the call.
+        let answer = unsafe { nix::libc::ioctl(terminal.as_raw_fd(), nix::libc::TIOCSTI, &byte) };
+        Errno::result(answer)?;
+    }
+    Ok(())
+}
+
+/// Takes away all that is mounted at a place. The error is a place where nothing is.
+fn unmount(path: &str) -> nix::Result<()> {
+    umount2(path, MntFlags::MNT_DETACH)?;
+    while umount2(path, MntFlags::MNT_DETACH).is_ok() {}
+    Ok(())
 }
 
 fn code_of(child: Pid) -> Result<u8> {

@@ -66,5 +66,6 @@ fn suite(mut words: Vec<String>) -> Result<ExitCode> {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     cases::finish();
+    cases::ways::report();
     Ok(conclusion.exit_code())
 }

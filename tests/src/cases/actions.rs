@@ -105,6 +105,14 @@ const DEEDS: &[Deed] = &[
         let mapped = peer.replace("127.0.0.1", "[::ffff:127.0.0.1]");
         Ok(Prepared::peer("tcp", &peer, &["connect", "tcp", &mapped]))
     }),
+    deed("tcp4_fastopen", "connect", NETWORK, false, |_| {
+        let peer = listener("127.0.0.1:0")?;
+        Ok(Prepared::peer("tcp", &peer, &["fastopen", &peer]))
+    }),
+    deed("tcp6_fastopen", "connect", NETWORK, true, |_| {
+        let peer = listener("[::1]:0")?;
+        Ok(Prepared::peer("tcp", &peer, &["fastopen", &peer]))
+    }),
     deed("udp4_connect", "connect", NETWORK, false, |_| {
         let peer = "127.0.0.1:5301";
         Ok(Prepared::peer("udp", peer, &["connect", "udp", peer]))

@@ -14,6 +14,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("denies_the_secret_through_a_symlink", || shared(symlink)).in_subset(),
         case("denies_the_secret_in_every_spelling", || shared(spellings)),
         case("denies_the_secret_through_proc", || shared(through_proc)),
+        case("denies_the_secret_through_io_uring", || shared(rings)).in_subset(),
+        case("judges_descriptors_that_fanotify_hands_over", || shared(handed_over)).in_subset(),
         case("denied_truncation_leaves_the_text", || shared(truncation)),
         case("tells_an_overlay_file_once", || shared(told_once)).in_subset(),
         case("judges_long_and_deep_paths", || shared(long_paths)),
@@ -116,6 +118,50 @@ fn through_proc(world: &World) -> Result<()> {
     let output = world.agent("through-proc").policy(&policy)?.act(&["open-read", &path])?;
     output.expect("open-read", EPERM)?;
     world.bystander(&["open-read", &path])?.expect("open-read", 0)
+}
+
+/// Opened by the submitter, by a worker of the ring, and by the thread that polls its queue (as root, whom
+/// every kernel allows to ask for one). What is permitted may also be written: under fanotify nobody can
+/// tell what a ring opens for.
+fn rings(world: &World) -> Result<()> {
+    let (folder, secret, policy) = with_secret("rings")?;
+    let open = format!("{folder}/open/file");
+    for (way, name) in
+        [("inline", "ring-inline"), ("worker", "ring-worker"), ("polled", "ring-polled")]
+    {
+        let steps = ["ring-read", way, open.as_str(), "then", "ring-read", way, secret.as_str()];
+        let mut agent = world.agent(name).policy(&policy)?;
+        if way == "polled" {
+            agent = agent.as_root();
+        }
+        let events = world.events();
+        let output = agent.act(&steps)?;
+        output.expect(&format!("ring-read {way} {open}"), 0)?;
+        output.expect(&format!("ring-read {way} {secret}"), EPERM)?;
+        events.wait("the denial, as the agent's", |event| {
+            event.agent() == name && event.path() == secret && event.verdict() == DENIED
+        })?;
+        if way != "polled" {
+            world.bystander(&["ring-read", way, &secret])?.expect("ring-read", 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// A root agent that watches the secret would be given a descriptor of it when somebody else opens it.
+/// fanotify does not ask about its own descriptors, so as a backend it cannot stop this.
+fn handed_over(world: &World) -> Result<()> {
+    let (folder, secret, policy) = with_secret("handed-over")?;
+    let gate = format!("{folder}/open/gate");
+    // To watch at all is a capability.
+    let power = "permit (principal, action == Action::\"privilege\", \
+                 resource == Privilege::\"capability\");\n";
+    let agent = world.agent("handed-over").policy(&(policy + power))?.as_root();
+    let running = agent.start(&["watch", &secret, &gate])?;
+    world.wait("it watches", || Ok(std::path::Path::new(&gate).exists()))?;
+    world.bystander(&["open-read", &secret])?.expect("open-read", 0)?;
+    let denied = if world.has_lsm()? { EPERM } else { 0 };
+    running.finish()?.expect("watch", denied)
 }
 
 fn truncation(world: &World) -> Result<()> {

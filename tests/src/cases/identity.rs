@@ -21,6 +21,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("chroot_does_not_forge_a_permitted_name", || shared(chroot)).in_subset(),
         case("two_agents_with_opposite_policies_at_once", || shared(opposite)).in_subset(),
         case("a_configured_cgroup_makes_an_agent", configured_cgroup),
+        case("a_process_beyond_the_table_may_do_nothing", beyond_the_table).in_subset(),
+        case("a_configured_unit_makes_an_agent", configured_unit),
         case("stop_ends_the_whole_tree", || shared(stop_ends_the_tree)),
         case("agents_are_listed_with_their_counts", || shared(listed)),
         case("an_agent_tells_its_chain_of_parents", || shared(parents)),
@@ -75,6 +77,59 @@ fn fork_and_threads(world: &World) -> Result<()> {
         secret.is_denied(world, name, &output)?;
     }
     Ok(())
+}
+
+/// The table of processes is full, and the maker of the last one has left its cgroup: the child is nobody
+/// that a table or a cgroup knows, and still the agent's.
+fn beyond_the_table() -> Result<()> {
+    let kernel = "processes = 2\n".to_owned();
+    fresh(Settings { kernel, ..Settings::default() }, |world| {
+        world.start()?;
+        let path = file(&ground("beyond")?.join("file"), "text")?;
+        let peer = listener("127.0.0.1:0")?;
+        let procs = world.attach.join("bystanders/cgroup.procs").display().to_string();
+        let policy = with_base(
+            &(on_path("own", "permit", "read", "File", &path)
+                + &on_path("cgroups", "permit", "write", "Dir", "/sys/fs/cgroup")
+                + &on_peer("site", "permit", "connect", "tcp", &peer)),
+        );
+        let agent = world.agent("beyond").policy(&policy)?.as_root();
+        let first = ["open-read", &path, "then", "join", &procs, "then", "fork"];
+        let second = ["then", "connect", "tcp", &peer, "then", "fork"];
+        let third = ["then", "open-read", &path, "then", "connect", "tcp", &peer];
+        let output = agent.act(&[&first[..], &second[..], &third[..]].concat())?;
+        let told: Vec<(String, i64)> = output
+            .steps()
+            .iter()
+            .map(|step| {
+                let name = step["step"].as_str().unwrap_or_default();
+                let verb = name.split(' ').next().unwrap_or_default();
+                (verb.to_owned(), step["errno"].as_i64().unwrap_or(-1))
+            })
+            .collect();
+        let wanted = [
+            ("open-read", 0),
+            ("join", 0),
+            ("connect", 0),
+            ("open-read", EPERM),
+            ("connect", EPERM),
+        ];
+        ensure!(
+            told.iter().map(|(verb, errno)| (verb.as_str(), *errno)).eq(wanted),
+            "{told:?} is not {wanted:?}"
+        );
+        world.all_events().wait("the denial, as the agent's", |event| {
+            // Of a process that nobody knows the root of, LSM tells the last name alone.
+            event.agent() == "beyond"
+                && [path.as_str(), "file"].contains(&event.path())
+                && event.verdict() == DENIED
+        })?;
+        // What ended has made room.
+        let output =
+            agent.act(&["open-read", &path, "then", "fork", "then", "open-read", &path])?;
+        ensure!(output.steps().iter().all(|step| step["errno"] == 0), "{}", output.whole());
+        Ok(())
+    })
 }
 
 fn double_fork(world: &World) -> Result<()> {
@@ -210,9 +265,10 @@ fn opposite(world: &World) -> Result<()> {
             &(on_path("own", "permit", "read", "File", own)
                 + &on_path("other", "forbid", "read", "File", other)),
         );
+        let events = world.events();
         running.push((own, other, world.agent(name).policy(&policy)?.start(&steps)?));
+        events.wait("that both run", |event| event.agent() == name)?;
     }
-    std::thread::sleep(world.stage.patience(Duration::from_millis(300)));
     file(std::path::Path::new(&gate), "")?;
     for (own, other, agent) in running {
         let output = agent.finish()?;
@@ -242,7 +298,8 @@ fn configured_cgroup() -> Result<()> {
         world.start()?;
         // One cgroup was there before the daemon, the other comes after it.
         make_folder(&watch)?;
-        std::thread::sleep(world.stage.patience(Duration::from_millis(1500)));
+        is_known(world, "indexer")?;
+        is_known(world, "watched")?;
         let events = world.events();
         let uid = crate::stage::USER;
         let read = ["open-read", path.as_str()];
@@ -255,6 +312,71 @@ fn configured_cgroup() -> Result<()> {
         events.wait("the audit of the other", |event| {
             event.agent() == "watched" && event.verdict() == 3 && event.path() == path
         })?;
+        Ok(())
+    })
+}
+
+/// Waits until the daemon has found a configured agent.
+fn is_known(world: &World, name: &str) -> Result<()> {
+    world.wait(&format!("`ambit agents` lists {name}"), || {
+        let output = world.ambit(&["agents", "--json"])?;
+        let agents: serde_json::Value = serde_json::from_str(&output.stdout)?;
+        Ok(agents.as_array().is_some_and(|all| all.iter().any(|agent| agent["name"] == name)))
+    })
+}
+
+/// The cgroup of a unit is where systemd makes it; what lies beneath it belongs to it, what has a
+/// name like it does not.
+fn configured_unit() -> Result<()> {
+    let more = "[[agent]]\nname = \"coder\"\nunit = \"coder.service\"\n".to_owned();
+    fresh(Settings { more, ..Settings::default() }, |world| {
+        let base = ground("unit")?;
+        let open = file(&base.join("open"), "text")?;
+        let path = file(&base.join("key"), "hidden")?;
+        let peer = listener("127.0.0.1:0")?;
+        let granted = "permit (principal == Agent::\"coder\", action == Action::\"read\", ";
+        world.policy(
+            "coder",
+            &with_base(&format!("@id(\"open\") {granted} resource == File::{open:?});\n")),
+        )?;
+        world.start()?;
+        // As systemd does it: the unit starts when the daemon runs already.
+        let slice = world.attach.join("system.slice");
+        let unit = slice.join("coder.service");
+        make_folder(&unit)?;
+        is_known(world, "coder")?;
+        let [within, beside] = [unit.join("payload"), slice.join("coder.service.d")];
+        make_folder(&within)?;
+        make_folder(&beside)?;
+        let events = world.events();
+        let steps =
+            ["open-read", &open, "then", "open-read", &path, "then", "connect", "tcp", &peer];
+        for cgroup in [&unit, &within] {
+            let output = world.in_cgroup(cgroup, crate::stage::USER, &steps)?;
+            output.expect(&format!("open-read {open}"), 0)?;
+            output.expect(&format!("open-read {path}"), EPERM)?;
+            output.expect("connect", EPERM)?;
+        }
+        let free = world.in_cgroup(&beside, crate::stage::USER, &steps)?;
+        free.expect(&format!("open-read {path}"), 0)?;
+        free.expect("connect", 0)?;
+        events.wait("what it may do", |event| {
+            event.agent() == "coder" && event.verdict() == ALLOWED && event.policy() == "open"
+        })?;
+        for action in ["read", "connect"] {
+            let labels = [("agent", "coder"), ("action", action), ("verdict", "denied")];
+            world.wait("the metric counts both denials", || {
+                Ok(world.metrics()?.value("ambit_actions_total", &labels) == Some(2.0))
+            })?;
+            let told = events.so_far()?.into_iter().filter(|event| {
+                event.agent() == "coder"
+                    && event.verdict() == DENIED
+                    && event.action() == action
+                    && (event.path() == path || event.peer() == peer)
+            });
+            let told = told.count();
+            ensure!(told == 2, "two denied {action}s are told as {told}");
+        }
         Ok(())
     })
 }

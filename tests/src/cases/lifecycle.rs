@@ -1,7 +1,6 @@
 //! The daemon's life and death, and what goes on without it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -10,7 +9,7 @@ use crate::actor::{EPERM, run_limited};
 use crate::events::DENIED;
 use crate::policy::{on_path, on_peer, with_base};
 use crate::stage::ACTOR;
-use crate::world::{PINS, RUN, Settings, World, file, ground, listener};
+use crate::world::{PATIENCE, PINS, RUN, Settings, World, file, ground, listener};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -39,9 +38,11 @@ fn killed() -> Result<()> {
         let after = file(&base.join("after"), "hidden")?;
         let gates = ["dead", "back"].map(|gate| base.join(gate));
         let [dead, back] = gates.clone().map(|gate| gate.display().to_string());
+        let done = base.join("done").display().to_string();
         let peer = listener("127.0.0.1:0")?;
         let policy = with_base(
             &(on_path("key", "forbid", "read", "Dir", &base.display().to_string())
+                + &on_path("signs", "permit", "write", "Dir", &base.display().to_string())
                 + &on_peer("site", "forbid", "connect", "tcp", &peer)),
         );
         let lsm = world.has_lsm()?;
@@ -59,6 +60,9 @@ fn killed() -> Result<()> {
             "tcp",
             &peer,
             "then",
+            "mkdir",
+            &done,
+            "then",
             "await",
             &back,
             "then",
@@ -75,7 +79,7 @@ fn killed() -> Result<()> {
         world.kill()?;
         ensure!(pins() > 0, "nothing is pinned");
         file(&gates[0], "")?;
-        std::thread::sleep(world.stage.patience(Duration::from_millis(700)));
+        world.wait("the agent tried without the daemon", || Ok(Path::new(&done).exists()))?;
         world.start()?;
         let doctor = world.doctor()?;
         ensure!(doctor["adopted"] == true, "the doctor does not say that it adopted: {doctor}");
@@ -203,7 +207,7 @@ fn refused_engine() -> Result<()> {
         world.wait("no engine is left", || Ok(!engine_runs()))?;
         ensure!(pins() == 0, "pins are left");
         // A command that asks a daemon says so when there is none.
-        let limit = world.stage.patience(Duration::from_secs(20));
+        let limit = world.stage.patience(PATIENCE);
         let mut command = std::process::Command::new("/usr/bin/ambit");
         command.args(["stop", "refused"]);
         run_limited(&mut command, limit)?.expect_refusal(&["no ambitd runs"])

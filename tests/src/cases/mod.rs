@@ -1,13 +1,24 @@
 //! The promises, one function each, by theme.
 
 mod actions;
+mod ceiling;
+mod changes;
 mod commands;
 mod files;
 mod identity;
 mod lifecycle;
+mod losses;
+mod machine;
+mod objects;
+mod policies;
+mod power;
+mod privilege;
 mod protection;
 mod reload;
+mod sockets;
 mod telling;
+mod tools;
+pub mod ways;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -56,12 +67,23 @@ pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(actions::cases());
     cases.extend(files::cases());
+    cases.extend(changes::cases());
+    cases.extend(objects::cases());
     cases.extend(identity::cases());
     cases.extend(protection::cases());
+    cases.extend(power::cases());
+    cases.extend(machine::cases());
+    cases.extend(sockets::cases());
+    cases.extend(privilege::cases());
     cases.extend(telling::cases());
+    cases.extend(ways::cases());
+    cases.extend(tools::cases());
     cases.extend(commands::cases());
+    cases.extend(policies::cases());
+    cases.extend(ceiling::cases());
     cases.extend(reload::cases());
     cases.extend(lifecycle::cases());
+    cases.extend(losses::cases());
     cases
 }
 

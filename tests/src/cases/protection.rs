@@ -95,7 +95,9 @@ fn bpf(world: &World) -> Result<()> {
         world
             .all_events()
             .wait("the denied call", |event| {
-                event.agent() == "hacker" && event.action() == "bpf" && event.verdict() == DENIED
+                event.agent() == "hacker"
+                    && event.text(&["unmapped", "privilege"]) == "bpf"
+                    && event.verdict() == DENIED
             })
             .map(drop)
     } else {

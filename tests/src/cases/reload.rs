@@ -110,8 +110,9 @@ fn running(world: &mut World, path: &str) -> Result<()> {
     );
     let mut taken = std::process::Command::new("true");
     std::mem::swap(&mut taken, &mut command);
-    let agent = crate::actor::Running::start(taken, world.stage.patience(Duration::from_secs(30)))?;
-    std::thread::sleep(world.stage.patience(Duration::from_millis(300)));
+    let events = world.events();
+    let agent = crate::actor::Running::start(taken, world.stage.patience(Duration::from_secs(60)))?;
+    events.wait("its first read", |event| event.path() == path)?;
     let before = generation(world)?;
     forbid(world, path)?;
     world.signal(Signal::SIGHUP)?;

@@ -102,6 +102,9 @@ pub struct Started {
     pub procs: Vec<PathBuf>,
     /// Where its events go.
     pub events: PathBuf,
+    /// Whether its files are judged by who cannot see all that changes them, so that a ceiling is to keep
+    /// what it changes within bounds.
+    pub ceiling: bool,
     /// Whether the number of its processes is bounded; some hosts have no pids controller.
     pub pids_bounded: bool,
 }
@@ -157,6 +160,8 @@ pub struct Summary {
     pub events: PathBuf,
     /// Policy generation.
     pub generation: u64,
+    /// Whether the kernel has Landlock.
+    pub landlock: bool,
     /// Agents that run.
     pub agents: usize,
 }

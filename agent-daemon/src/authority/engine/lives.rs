@@ -19,8 +19,8 @@ use crate::{
         stream::StreamError,
     },
     identity::{self, cgroups},
-    kernel::{fanotify, host},
-    policy::{self, AgentName},
+    kernel::{fanotify, host, load},
+    policy::{self, AgentName, Attributes},
 };
 
 /// How long a policy set outlives its last agent, so that no hook still works with it.
@@ -54,14 +54,15 @@ impl Engine {
             if self.directory.read().agents.values().any(bound) {
                 continue;
             }
-            let entry = self.entry(
+            let mut entry = self.entry(
                 agent.name.clone(),
-                agent.groups.clone(),
                 agent.mode.into(),
                 Source::Folder,
                 found.folder,
                 cgroup_id,
             );
+            entry.groups.clone_from(&agent.groups);
+            entry.attributes.clone_from(&agent.attributes);
             if let Err(error) = self.reserve().and_then(|number| self.begin(number, entry)) {
                 eprintln!("ambitd: agent {}: {error}", agent.name);
             }
@@ -71,7 +72,6 @@ impl Engine {
     pub(super) fn entry(
         &self,
         name: String,
-        groups: Vec<String>,
         mode: Mode,
         source: Source,
         cgroup: PathBuf,
@@ -82,7 +82,8 @@ impl Engine {
             uid: uid(&name),
             instance: instance(),
             name,
-            groups,
+            groups: Vec::new(),
+            attributes: Attributes::default(),
             mode,
             source,
             cgroup_path: format!("/{}", cgroup_path.display()),
@@ -95,6 +96,7 @@ impl Engine {
             attempts: Vec::new(),
             counts: [0; 3],
             root: None,
+            holder: None,
             holders: 0,
             ended: false,
         }
@@ -112,7 +114,7 @@ impl Engine {
 
     pub(super) fn begin(&self, number: u32, entry: AgentEntry) -> Result<(), EngineError> {
         let policies = self.policies_of(&entry.source)?;
-        let lowered = self.lower(&policies, &entry);
+        let lowered = self.lower(&policies, &entry)?;
         {
             let inner = self.inner();
             if inner.closing {
@@ -155,11 +157,11 @@ impl Engine {
         fs::create_dir(&cgroup).map_err(failed("make the cgroup", &cgroup))?;
         let cgroup_id = host::cgroup_id(&cgroup).map_err(failed("look at", &cgroup))?;
         let mode = if request.audit { Mode::Audit } else { Mode::Enforce };
-        let mut entry =
-            self.entry(name.to_string(), Vec::new(), mode, source, cgroup.clone(), cgroup_id);
+        let mut entry = self.entry(name.to_string(), mode, source, cgroup.clone(), cgroup_id);
         entry.events = request.events.clone();
         entry.holders = 1;
         entry.root = fanotify::root_of(caller);
+        entry.holder = Some(caller);
         entry.pids_cgroup = cgroups::bound_pids(&parent, &cgroup, &leaf, request.pids_max);
         let mut procs = vec![cgroup.join("cgroup.procs")];
         procs.extend(entry.pids_cgroup.as_ref().map(|folder| folder.join("cgroup.procs")));
@@ -172,6 +174,7 @@ impl Engine {
                 instance,
                 procs,
                 pids_bounded,
+                ceiling: !request.audit && self.coverage.files == Some(load::Backend::Fanotify),
                 events: request.events.unwrap_or_else(|| self.config.events.file.clone()),
             }),
             Err(error) => {
@@ -277,6 +280,7 @@ impl Engine {
             if let Err(error) = self.guard() {
                 eprintln!("ambitd: {error}");
             }
+            self.look_again();
             // Roots that were seen for the first time are remembered, too.
             self.save_or_say();
         }

@@ -138,6 +138,7 @@ impl Engine {
             attach: attach.clone(),
             denied_bytes: config.kernel.denied_ring_bytes,
             told_bytes: config.kernel.told_ring_bytes,
+            processes: config.kernel.processes,
             lsm: config.kernel.backend != BackendChoice::Fanotify,
         };
         let loaded = load::load(&host, &settings)?;
@@ -234,7 +235,7 @@ impl Engine {
             let (number, digest) = (saved.number, saved.digest);
             if host::cgroup_id(&saved.cgroup).ok() == Some(saved.cgroup_id) {
                 let entry = saved.entry();
-                let lowered = self.policies_of(&entry.source).map(|p| self.lower(&p, &entry));
+                let lowered = self.policies_of(&entry.source).and_then(|p| self.lower(&p, &entry));
                 match lowered {
                     Ok(lowered) => {
                         self.directory.write().agents.insert(number, entry);
@@ -282,9 +283,11 @@ impl Engine {
 
     /// True when this process belongs to an agent.
     pub fn is_agent(&self, pid: u32) -> Result<bool, EngineError> {
-        if self.inner().tables.task(pid)?.is_some() {
+        let inner = self.inner();
+        if inner.tables.task(pid)?.is_some() || inner.tables.stray(pid)?.is_some() {
             return Ok(true);
         }
+        drop(inner);
         let Ok(groups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
             return Ok(true); // gone, or not to be seen: not to be trusted
         };
@@ -320,6 +323,7 @@ impl Engine {
             metrics: lock_of(&self.metrics_address).clone(),
             events: self.config.events.file.clone(),
             generation: self.inner().generation,
+            landlock: crate::run::ceiling_is_available(),
             agents: self.directory.read().agents.values().filter(|agent| !agent.ended).count(),
         }
     }
@@ -335,14 +339,11 @@ impl Engine {
                 || !inner.tables.cgroups().is_empty()
                 || inner.tables.tasks().iter().any(|(pid, _)| cgroups::lives(*pid))
         };
+        // Who judges ends before who tells: every verdict that was given is written down.
+        drop(lock_of(&self.fanotify).take());
         if let Some(stream) = lock_of(&self.stream).take() {
-            if detach || !agents {
-                // Nothing new begins; what is in the rings is still told.
-                drop(lock_of(&self.fanotify).take());
-            }
             stream.stop();
         }
-        drop(lock_of(&self.fanotify).take());
         if detach || !agents {
             if let Err(error) = remove_all(&self.config, &self.attach) {
                 eprintln!("ambitd: {error}");
@@ -364,7 +365,7 @@ pub fn remove_all(config: &Config, attach: &Path) -> Result<(), EngineError> {
         .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.file_name()).collect())
         .unwrap_or_default();
     cgroups::remove_tree(&parent).map_err(failed("remove the cgroup", &parent))?;
-    if let Some(above) = host::pids_v1().map(|pids| pids.join(cgroups::PIDS_V1)) {
+    if let Some(above) = host::pids_v1().map(|pids| pids.join(&config.kernel.agents)) {
         for leaf in leaves {
             let folder = above.join(leaf);
             cgroups::remove_tree(&folder).map_err(failed("remove the cgroup", &folder))?;

@@ -1,6 +1,11 @@
 //! Policy sets: made, shared, swapped by one write, retired; and what is Ambit's own.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use agent_ebpf::{Agent, MAX_CGROUP_LEVEL};
 
@@ -8,12 +13,28 @@ use super::{Engine, EngineError, Inner, lock_of};
 use crate::{
     authority::{
         directory::{self, AgentEntry, SetEntry, Source},
+        objects::{self, View},
         protect, state,
     },
     config::Config,
-    kernel::{TableError, host},
-    policy::{self, AgentName, HashedTables, Policies, Protected},
+    kernel::{Backend, TableError, host, tables::Objects},
+    policy::{self, AgentName, Attributes, HashedTables, Lowered, Policies, Protected},
 };
+
+/// A look for objects takes at most one part in so many of the daemon's time.
+const LOOK_SHARE: u32 = 20;
+
+/// What a look for objects found, when it began and how long it took.
+struct Looked {
+    objects: Objects,
+    at: (Instant, Duration),
+}
+
+impl Looked {
+    fn nothing() -> Self {
+        Self { objects: Objects::new(), at: (Instant::now(), Duration::ZERO) }
+    }
+}
 
 impl Engine {
     pub(super) fn policies_of(&self, source: &Source) -> Result<Policies, EngineError> {
@@ -30,17 +51,38 @@ impl Engine {
         }
     }
 
-    pub(super) fn lower(&self, policies: &Policies, entry: &AgentEntry) -> policy::Lowered {
-        let name = AgentName::parse(&entry.name);
-        match name {
-            Ok(name) => policies.lower(&name, &entry.groups, &self.protected(entry)),
+    pub(super) fn lower(
+        &self,
+        policies: &Policies,
+        entry: &AgentEntry,
+    ) -> Result<Arc<Lowered>, EngineError> {
+        self.lower_as(policies, entry, &entry.groups, &entry.attributes)
+    }
+
+    /// The agent's tables, were these its groups and attributes.
+    fn lower_as(
+        &self,
+        policies: &Policies,
+        entry: &AgentEntry,
+        groups: &[String],
+        attributes: &Attributes,
+    ) -> Result<Arc<Lowered>, EngineError> {
+        let Ok(name) = AgentName::parse(&entry.name) else {
             // Names were checked when the agent began; nothing is permitted to what has none.
-            Err(_) => policy::Lowered::default(),
-        }
+            return Ok(Arc::default());
+        };
+        let (groups, attributes) = (groups.to_vec(), attributes.clone());
+        let agent = policy::Agent { name, groups, attributes };
+        Ok(policies.lower(&agent, &self.protected(entry))?)
     }
 
     pub(super) fn protected(&self, entry: &AgentEntry) -> Vec<Protected> {
-        protect::protected(&self.config, self.config_path.as_deref(), entry)
+        let policy = match &entry.source {
+            Source::Run { name, .. } => Some(Path::new(name)),
+            Source::Folder => None,
+        };
+        let file = self.config_path.as_deref();
+        protect::protected(&self.config, file, entry.events.as_deref(), policy)
     }
 
     /// Guards what is Ambit's own. Looked at again now and then: files rotate, policies are replaced.
@@ -57,9 +99,13 @@ impl Engine {
     }
 
     /// Publishes an agent's tables if nobody has them, and swaps it to them by one write.
-    pub(super) fn bind(&self, number: u32, lowered: policy::Lowered) -> Result<(), EngineError> {
+    pub(super) fn bind(&self, number: u32, lowered: Arc<Lowered>) -> Result<(), EngineError> {
+        let view =
+            View::of(self.directory.read().agents.get(&number).and_then(|a| a.root.as_ref()));
+        let shared = self.directory.read().shared(&lowered, &view);
+        let found = if shared.is_some() { Looked::nothing() } else { self.look(&view, &lowered) };
         let mut inner = self.inner();
-        let set = self.publish(&mut inner, lowered)?;
+        let set = self.publish(&mut inner, lowered, view, found)?;
         let mut names = self.directory.write();
         let Some(entry) = names.agents.get_mut(&number) else {
             return Ok(());
@@ -93,35 +139,103 @@ impl Engine {
         }
     }
 
-    pub(super) fn publish(
+    fn publish(
         &self,
         inner: &mut Inner,
-        lowered: policy::Lowered,
+        lowered: Arc<Lowered>,
+        view: View,
+        looked: Looked,
     ) -> Result<u32, EngineError> {
-        let shared = self
-            .directory
-            .read()
-            .sets
-            .iter()
-            .find(|(_, entry)| !entry.retired && entry.lowered == lowered)
-            .map(|(set, _)| *set);
-        if let Some(set) = shared {
+        if let Some(set) = self.directory.read().shared(&lowered, &view) {
             return Ok(set);
         }
         let hashed = Arc::new(hashed(&lowered, &self.hash)?);
-        let places: Vec<_> =
-            lowered.keyed_places(&self.hash).map_err(collision)?.into_iter().collect();
-        let peers: Vec<_> =
-            lowered.peers.iter().map(|(prefix, cell)| (prefix.key(), *cell)).collect();
+        let places = lowered.keyed_places(&self.hash).map_err(collision)?;
         let set = inner.next_set;
         inner.next_set += 1;
-        inner.tables.publish(set, &places, &peers)?;
+        // Twice, since what is new is there before what is old goes.
+        let most = 2 * (lowered.forbidden.len() + objects::LINKS);
+        inner.tables.publish(set, &lowered, places.into_iter(), &looked.objects, most)?;
+        let Looked { objects, at } = looked;
         let generation = inner.generation;
-        self.directory
-            .write()
-            .sets
-            .insert(set, SetEntry { lowered, hashed, generation, retired: false });
+        let entry =
+            SetEntry { lowered, hashed, view, objects, looked: at, generation, retired: false };
+        self.directory.write().sets.insert(set, entry);
         Ok(set)
+    }
+
+    /// Looks up the objects that a policy forbids in a view.
+    fn look(&self, view: &View, lowered: &policy::Lowered) -> Looked {
+        if self.coverage.files != Some(Backend::Lsm) {
+            return Looked::nothing();
+        }
+        let begun = Instant::now();
+        let found = objects::look(view, &self.processes(view), lowered.forbidden.iter());
+        let found = found.unwrap_or_default();
+        if let Some(folder) = &found.cut {
+            eprintln!(
+                "ambitd: {} has more than {} entries, or more than {} hard links; not every other name of \
+                 what is forbidden there is known",
+                folder.display(),
+                objects::ENTRIES,
+                objects::LINKS
+            );
+        }
+        Looked { objects: found.objects, at: (begun, begun.elapsed()) }
+    }
+
+    /// The processes through which a view may be looked into.
+    fn processes(&self, view: &View) -> Vec<u32> {
+        if *view == View::Own {
+            return Vec::new();
+        }
+        let tasks = self.inner().tables.tasks();
+        let names = self.directory.read();
+        let agents = names.agents.iter().filter(|(_, agent)| !agent.ended);
+        let own = agents.filter(|(_, agent)| View::of(agent.root.as_ref()) == *view);
+        let own: Vec<(u32, Option<u32>)> =
+            own.map(|(number, agent)| (*number, agent.holder)).collect();
+        let living = tasks
+            .iter()
+            .filter(|(_, task)| own.iter().any(|(number, _)| *number == task.agent))
+            .map(|(pid, _)| *pid);
+        own.iter().filter_map(|(_, holder)| *holder).chain(living).collect()
+    }
+
+    /// Looks up anew what lies at the places that are forbidden: files rotate, and are replaced.
+    pub(super) fn look_again(&self) {
+        if self.coverage.files != Some(Backend::Lsm) {
+            return;
+        }
+        let due: Vec<_> = {
+            let names = self.directory.read();
+            let sets = names.sets.iter().filter(|(_, set)| {
+                let (at, took) = set.looked;
+                !set.retired && at.elapsed() > LOOK_SHARE * took
+            });
+            sets.map(|(number, set)| (*number, set.view.clone(), set.lowered.forbidden.clone()))
+                .collect()
+        };
+        for (number, view, forbidden) in due {
+            let begun = Instant::now();
+            let processes = self.processes(&view);
+            let Some(found) = objects::look(&view, &processes, forbidden.iter()) else {
+                continue;
+            };
+            let mut inner = self.inner();
+            let mut names = self.directory.write();
+            let Some(set) = names.sets.get_mut(&number).filter(|set| !set.retired) else {
+                continue;
+            };
+            set.looked = (begun, begun.elapsed());
+            if set.objects == found.objects {
+                continue;
+            }
+            match inner.tables.forbid(number, &found.objects) {
+                Ok(()) => set.objects = found.objects,
+                Err(error) => eprintln!("ambitd: objects of policy set {number}: {error}"),
+            }
+        }
     }
 
     /// Takes the pinned set of an agent for what it is when it was made from the same tables, so that it
@@ -130,7 +244,7 @@ impl Engine {
         &self,
         number: u32,
         digest: u64,
-        lowered: &policy::Lowered,
+        lowered: &Arc<Lowered>,
     ) -> Result<(), EngineError> {
         let inner = self.inner();
         let pinned = inner.tables.agents().into_iter().find(|(agent, _)| *agent == number);
@@ -139,7 +253,12 @@ impl Engine {
         {
             let hashed = Arc::new(hashed(lowered, &self.hash)?);
             let generation = inner.generation;
-            let entry = SetEntry { lowered: lowered.clone(), hashed, generation, retired: false };
+            let view =
+                View::of(self.directory.read().agents.get(&number).and_then(|a| a.root.as_ref()));
+            let Looked { objects, at: looked } = Looked::nothing();
+            let lowered = lowered.clone();
+            let entry =
+                SetEntry { lowered, hashed, view, objects, looked, generation, retired: false };
             self.directory.write().sets.insert(agent.set, entry);
         }
         Ok(())
@@ -165,31 +284,37 @@ impl Engine {
             return Ok(self.inner().generation);
         }
         let policies = Policies::check(&policy::read_folder(&self.config.policy.folder)?)?;
-        *lock_of(&self.agents) = agents;
-        let generation = {
-            let mut inner = self.inner();
-            inner.folder = Some(policies.clone());
-            inner.generation += 1;
-            inner.generation
+        let configured = |entry: &AgentEntry| agents.iter().find(|one| one.name == entry.name);
+        // All of them before any is swapped: a policy that one agent's tables have no room for is wrong.
+        let lowered: Vec<(u32, Arc<Lowered>)> = {
+            let names = self.directory.read();
+            let running = names.agents.iter().filter(|(_, agent)| !agent.ended);
+            let folder = running.filter(|(_, agent)| agent.source == Source::Folder);
+            let lowered = folder.map(|(number, entry)| {
+                let (groups, attributes) = configured(entry)
+                    .map_or((&entry.groups, &entry.attributes), |one| {
+                        (&one.groups, &one.attributes)
+                    });
+                Ok((*number, self.lower_as(&policies, entry, groups, attributes)?))
+            });
+            lowered.collect::<Result<_, EngineError>>()?
         };
         {
-            let agents = lock_of(&self.agents);
             let mut names = self.directory.write();
             for entry in names.agents.values_mut().filter(|a| a.source == Source::Folder) {
-                if let Some(agent) = agents.iter().find(|agent| agent.name == entry.name) {
+                if let Some(agent) = configured(entry) {
                     entry.mode = agent.mode.into();
                     entry.groups.clone_from(&agent.groups);
+                    entry.attributes.clone_from(&agent.attributes);
                 }
             }
         }
-        let lowered: Vec<(u32, policy::Lowered)> = {
-            let names = self.directory.read();
-            names
-                .agents
-                .iter()
-                .filter(|(_, agent)| !agent.ended && agent.source == Source::Folder)
-                .map(|(number, agent)| (*number, self.lower(&policies, agent)))
-                .collect()
+        *lock_of(&self.agents) = agents;
+        let generation = {
+            let mut inner = self.inner();
+            inner.folder = Some(policies);
+            inner.generation += 1;
+            inner.generation
         };
         for (number, lowered) in lowered {
             self.bind(number, lowered)?;
@@ -204,9 +329,6 @@ fn collision(error: policy::Collision) -> EngineError {
     EngineError::Request(error.to_string())
 }
 
-fn hashed(
-    lowered: &policy::Lowered,
-    config: &agent_ebpf::Config,
-) -> Result<HashedTables, EngineError> {
+fn hashed(lowered: &Lowered, config: &agent_ebpf::Config) -> Result<HashedTables, EngineError> {
     HashedTables::new(lowered, config).map_err(collision)
 }

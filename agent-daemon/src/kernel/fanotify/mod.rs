@@ -36,6 +36,7 @@ use nix::{
         EventFFlags, Fanotify, FanotifyEvent, FanotifyResponse, InitFlags, MarkFlags, MaskFlags,
         Response,
     },
+    sys::resource::{Resource, getrlimit, setrlimit},
 };
 
 use self::opener::{BOTH, Purpose};
@@ -116,6 +117,10 @@ pub enum FanotifyError {
 pub trait Bounds: Send + Sync {
     /// The agent's entry for a process.
     fn task(&self, tgid: u32) -> Option<Task>;
+    /// The agent of a process that the table of tasks had no room for; nothing is permitted to it.
+    fn stray(&self, tgid: u32) -> Option<u32>;
+    /// Every process of every agent.
+    fn processes(&self) -> Vec<(u32, Task)>;
     /// The agent bound to a cgroup (its path in the cgroup2 hierarchy) or to the nearest above it.
     fn agent_of_cgroup(&self, path: &str) -> Option<u32>;
     /// Makes a process the agent's, which was found in its cgroup.
@@ -146,6 +151,7 @@ pub struct Backend {
     pub marked: Vec<PathBuf>,
     stopping: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 /// True when the kernel gives permission events; the error says why not.
@@ -197,19 +203,24 @@ fn places(configured: &[PathBuf]) -> Result<Vec<PathBuf>, FanotifyError> {
 impl Backend {
     /// Marks the file systems mounted at `configured`, or all that hold files, and begins to answer.
     pub fn start(configured: &[PathBuf], bounds: Arc<dyn Bounds>) -> Result<Self, FanotifyError> {
+        // Every open that waits is a descriptor here. Up to its own bound a process may always go.
+        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+        }
         let group = Arc::new(group()?);
         let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let queue = Arc::new(Queue::default());
         let execs = Arc::new(Execs::default());
+        let mut threads = Vec::new();
         for number in 0..WORKERS {
             let (queue, bounds, execs) = (queue.clone(), bounds.clone(), execs.clone());
             let config = bounds.config();
-            spawn(&format!("judge-{number}"), move || {
+            threads.push(spawn(&format!("judge-{number}"), move || {
                 let mut worker = Worker { execs, bounds, config, record: Vec::new() };
                 while let Some((event, who)) = queue.take() {
                     worker.judge(event, &who);
                 }
-            })?;
+            })?);
         }
         let reader = Reader {
             group: group.clone(),
@@ -219,11 +230,11 @@ impl Backend {
             stopping: stopping.clone(),
             answered: answered.clone(),
         };
-        spawn("fanotify", move || reader.run())?;
+        threads.push(spawn("fanotify", move || reader.run())?);
         // Marked last: from here on every open waits for the threads above.
         let mut marked = Vec::new();
         if configured.is_empty() {
-            follow_mounts(group.clone(), stopping.clone())?;
+            threads.push(follow_mounts(group.clone(), stopping.clone())?);
         }
         for path in places(configured)? {
             match mark(&group, &path) {
@@ -238,7 +249,7 @@ impl Backend {
                 }
             }
         }
-        Ok(Self { group, marked, stopping, answered })
+        Ok(Self { group, marked, stopping, answered, threads })
     }
 
     /// How many opens were answered, bystanders' included.
@@ -257,7 +268,10 @@ fn mark(group: &Fanotify, path: &Path) -> nix::Result<()> {
 }
 
 /// Marks file systems that are mounted later; the kernel says when the list of mounts changes.
-fn follow_mounts(group: Arc<Fanotify>, stopping: Arc<AtomicBool>) -> Result<(), FanotifyError> {
+fn follow_mounts(
+    group: Arc<Fanotify>,
+    stopping: Arc<AtomicBool>,
+) -> Result<thread::JoinHandle<()>, FanotifyError> {
     let list = fs::File::open("/proc/self/mountinfo").map_err(FanotifyError::Thread)?;
     spawn("mounts", move || {
         while !stopping.load(Ordering::SeqCst) {
@@ -277,21 +291,22 @@ fn follow_mounts(group: Arc<Fanotify>, stopping: Arc<AtomicBool>) -> Result<(), 
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        // Marks go first, so that nothing new waits; the threads answer the rest and end.
-        for path in &self.marked {
-            let flags = MarkFlags::FAN_MARK_REMOVE | MarkFlags::FAN_MARK_FILESYSTEM;
-            let _ = self.group.mark(flags, mask(), nix::fcntl::AT_FDCWD, Some(path));
-        }
+        // Marks go first, so that nothing new waits; the threads answer and tell the rest and end.
+        let flags = MarkFlags::FAN_MARK_FLUSH | MarkFlags::FAN_MARK_FILESYSTEM;
+        let nothing = MaskFlags::empty();
+        let _ = self.group.mark(flags, nothing, nix::fcntl::AT_FDCWD, Some(Path::new("/")));
         self.stopping.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), FanotifyError> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map(drop)
-        .map_err(FanotifyError::Thread)
+fn spawn(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, FanotifyError> {
+    thread::Builder::new().name(name.to_owned()).spawn(body).map_err(FanotifyError::Thread)
 }
 
 /// An open that waits; dropped unanswered, it is denied.
@@ -326,6 +341,8 @@ impl Drop for Waiting {
 /// Whose open it is.
 struct Who {
     agent: u32,
+    /// The table of tasks had no room for it: nothing is permitted.
+    stray: bool,
     tgid: u32,
     tid: u32,
     uid: u32,
@@ -375,10 +392,15 @@ struct Reader {
 
 impl Reader {
     fn run(self) {
-        while !self.stopping.load(Ordering::SeqCst) {
+        loop {
+            // Asked before the queue is: what waited when the marks went is still answered.
+            let stopping = self.stopping.load(Ordering::SeqCst);
             let mut ready = [PollFd::new(self.group.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut ready, PollTimeout::from(100_u8));
             let Ok(events) = self.group.read_events() else {
+                if stopping {
+                    break;
+                }
                 continue;
             };
             for event in events {
@@ -403,9 +425,17 @@ impl Reader {
         if tgid == self.own {
             return Ok(None);
         }
-        let task = match self.bounds.task(tgid) {
-            Some(task) => task,
-            None => {
+        // A kernel thread has no memory of its own to tell of (fs/proc/task_mmu.c).
+        let serves = match field(&status, b"VmPeak:") {
+            None => opener::served_by(tid, &self.bounds.processes())?,
+            Some(_) => None,
+        };
+        let known = serves.or_else(|| self.bounds.task(tgid));
+        let stray = if known.is_none() { self.bounds.stray(tgid) } else { None };
+        let task = match (known, stray) {
+            (Some(task), _) => task,
+            (None, Some(agent)) => Task { agent, ..Task::default() },
+            (None, None) => {
                 let groups = fs::read_to_string(format!("/proc/{tgid}/cgroup"))?;
                 let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
                 let Some(agent) = self.bounds.agent_of_cgroup(own) else {
@@ -425,7 +455,8 @@ impl Reader {
             0 => SlashProc.read(tgid).map_or(0, |process| process.start),
             start => start,
         };
-        Ok(Some(Who { agent: task.agent, tgid, tid, uid, start, comm }))
+        let stray = stray.is_some();
+        Ok(Some(Who { agent: task.agent, stray, tgid, tid, uid, start, comm }))
     }
 }
 
@@ -492,7 +523,7 @@ impl Worker {
                 Purpose::Actions(actions, flags) => (actions, flags),
             }
         };
-        let reach = self.bounds.reach(who.agent);
+        let reach = if who.stray { None } else { self.bounds.reach(who.agent) };
         let (set, mode) = reach.as_ref().map_or((0, 0), |(set, mode, _)| (*set, *mode));
         let mut action = actions[0];
         let mut decision = Decision::because(Reason::NoPolicy);
@@ -529,9 +560,8 @@ impl Worker {
             inode: object.inode,
             device: object.device,
             flags,
-            path_len: 0,
             is_dir: u8::from(object.is_dir),
-            pad: [0; 3],
+            ..FileBody::default()
         };
         self.record.clear();
         encode_file(&mut self.record, &header, &body, &object.path);

@@ -1,11 +1,12 @@
 //! What fanotify does not say of an open, read off the opener while it waits.
 
 use std::{
-    fs, thread,
+    fs, io, thread,
     time::{Duration, Instant},
 };
 
-use agent_ebpf::Action;
+use agent_ebpf::{Action, Task};
+use nix::{errno::Errno, libc};
 
 /// What an open is for, as the opener's registers tell it.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ fn by_registers(registers: &str) -> Purpose {
         Some(call::CREAT) => {
             return Purpose::Actions(
                 WRITE,
-                libc_flags(nix::libc::O_CREAT | nix::libc::O_WRONLY | nix::libc::O_TRUNC),
+                libc_flags(libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC),
             );
         }
         Some(call::OPEN) => arguments.get(1),
@@ -63,8 +64,8 @@ fn by_registers(registers: &str) -> Purpose {
         return Purpose::Actions(BOTH, 0);
     };
     // An open that may create cannot be told from one that does.
-    let writes = flags & (nix::libc::O_TRUNC | nix::libc::O_CREAT) as u32 != 0;
-    match flags & libc_flags(nix::libc::O_ACCMODE) {
+    let writes = flags & (libc::O_TRUNC | libc::O_CREAT) as u32 != 0;
+    match flags & libc_flags(libc::O_ACCMODE) {
         0 if !writes => Purpose::Actions(READ, flags),
         1 => Purpose::Actions(WRITE, flags),
         _ => Purpose::Actions(BOTH, flags),
@@ -101,10 +102,53 @@ fn registers(tid: u32) -> String {
 /// True for threads that the kernel made to work for io_uring: `PF_IO_WORKER` of include/linux/sched.h.
 fn is_io_worker(tid: u32) -> bool {
     const PF_IO_WORKER: u64 = 0x10;
-    let Ok(stat) = fs::read_to_string(format!("/proc/{tid}/stat")) else { return true };
+    flags(tid).is_none_or(|flags| flags & PF_IO_WORKER != 0)
+}
+
+/// The flags of a task, `PF_*` of include/linux/sched.h.
+fn flags(tid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
     // proc_pid_stat(5): the name, in parentheses, may hold anything; flags are the 7th field after it.
-    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6));
-    flags.and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & PF_IO_WORKER != 0)
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(6)?.parse().ok()
+}
+
+/// The agent's process for which a kernel thread opens, if any. Before 5.12 io_uring hands its work to kernel
+/// threads, which take on the file table of whoever asked (fs/io-wq.c).
+///
+/// # Errors
+/// The thread is gone, or the kernel does not say whose table it has: then it may not open while there
+/// are agents.
+pub fn served_by(tid: u32, agents: &[(u32, Task)]) -> io::Result<Option<Task>> {
+    const PF_KTHREAD: u64 = 0x20_0000;
+    if flags(tid).ok_or(io::ErrorKind::NotFound)? & PF_KTHREAD == 0 {
+        return Ok(None);
+    }
+    for (tgid, task) in agents {
+        match same_files(tid, *tgid) {
+            Ok(true) => return Ok(Some(*task)),
+            Ok(false) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// True when two tasks share one table of file descriptors: kcmp(2) with `KCMP_FILES`.
+fn same_files(one: u32, other: u32) -> nix::Result<bool> {
+    const KCMP_FILES: libc::c_long = 2;
+    // SAFETY: the call takes numbers and touches no memory of this process.
+    let order = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            libc::c_long::from(one),
+            libc::c_long::from(other),
+            KCMP_FILES,
+            0_usize,
+            0_usize,
+        )
+    };
+    Errno::result(order).map(|order| order == 0)
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use agent_ebpf::{Action, Facet, RULE_PROTECTED};
 
-use super::super::{AgentName, Effect, PROTECTED_ID, Policies, Protected, schema};
+use super::super::{
+    Agent, AgentName, Attributes, Effect, PROTECTED_ID, Policies, Protected, schema, technique,
+};
 use super::{check, coder, file, folder, lowered, says, source, v4, v6};
 
 const READ: Action = Action::Read;
@@ -118,7 +120,7 @@ fn names_are_compared_by_whole_components_and_bytes() {
 fn every_condition_on_peers() {
     let of = |when: &str| {
         let text = format!(
-            "@id(\"p\") permit(principal, action == Action::\"connect\", resource) {when};"
+            "@id(\"p\") permit(principal, action == Action::\"connect\", resource is Peer) {when};"
         );
         let tables = lowered(&text);
         [
@@ -181,21 +183,21 @@ fn contradiction_is_taken_with_a_warning_and_matches_nothing() {
         "resource.ip == ip(\"192.0.2.7\") && resource.ip.isInRange(ip(\"::/0\"))",
     ] {
         let text = format!(
-            "permit(principal, action == Action::\"connect\", resource) when {{ {when} }};"
+            "permit(principal, action == Action::\"connect\", resource is Peer) when {{ {when} }};"
         );
         let policies = check(&text).unwrap();
         let report = policies.report();
         let [kept] = report.as_slice() else { panic!("one policy") };
         let [warning] = kept.warnings.as_slice() else { panic!("one warning for {when}") };
         assert!(warning.to_string().contains("never matches"), "{warning}");
-        let tables = policies.lower(&coder(), &[], &[]);
-        assert_eq!(tables, super::Lowered::default());
+        let tables = policies.lower(&coder(), &[]).unwrap();
+        assert_eq!(*tables, super::Lowered::default());
     }
 }
 
 #[test]
 fn connecting_to_the_unspecified_address_is_warned_of() {
-    let text = "permit(principal, action == Action::\"connect\", resource) when { resource.ip == ip(\"0.0.0.0\") };";
+    let text = "permit(principal, action == Action::\"connect\", resource is Peer) when { resource.ip == ip(\"0.0.0.0\") };";
     let report = check(text).unwrap().report();
     assert!(report[0].warnings[0].to_string().contains("write `127.0.0.1`"));
     let text = text.replace("connect", "bind");
@@ -221,7 +223,7 @@ fn forbid_wins_whatever_the_order_or_depth() {
     assert_eq!(says(&tables, READ, &file("/w/secret/a")), "-not");
     assert_eq!(says(&tables, READ, &file("/w/secrets/a")), "+wide");
     let tables = lowered(
-        "@id(\"one\") permit(principal, action == Action::\"connect\", resource) when { resource.ip == ip(\"192.0.2.7\") && resource.port == 443 };
+        "@id(\"one\") permit(principal, action == Action::\"connect\", resource is Peer) when { resource.ip == ip(\"192.0.2.7\") && resource.port == 443 };
          @id(\"not\") forbid(principal, action, resource is Peer) when { resource.ip.isInRange(ip(\"192.0.0.0/8\")) };
          @id(\"all\") permit(principal, action, resource is Peer) when { resource.ip.isInRange(ip(\"192.0.2.0/24\")) };",
     );
@@ -261,13 +263,39 @@ fn ids_are_given_or_made_from_the_place() {
 }
 
 #[test]
+fn annotations_are_there_for_events() {
+    let policies = check(
+        "@reason(\"Keys stay\") @severity(\"high\") @asi(\"ASI03, ASI10\") @attack(\"T1552.001,T1048,AML.T0055,AML.T0011.000\") @owner(\"x\") @sevrity(\"low\")\n\
+         forbid(principal, action, resource);",
+    )
+    .unwrap();
+    let report = policies.report();
+    let notes = report[0].rule.notes();
+    assert_eq!(notes.reason(), Some("Keys stay"));
+    assert_eq!(notes.severity(), Some(4));
+    assert_eq!(notes.asi().collect::<Vec<_>>(), ["ASI03", "ASI10"]);
+    assert_eq!(
+        notes.attacks().map(technique).collect::<Vec<_>>(),
+        [
+            ("T1552", Some("T1552.001")),
+            ("T1048", None),
+            ("AML.T0055", None),
+            ("AML.T0011", Some("AML.T0011.000"))
+        ]
+    );
+    let warnings = &report[0].warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].to_string().contains("did you mean `@severity`?"), "{}", warnings[0]);
+}
+
+#[test]
 fn built_in_forbids_hold_above_every_policy() {
     let policies = check("permit(principal, action, resource);").unwrap();
     let protected = [
         Protected { path: "/run/ambit/".into(), beneath: true, facets: Facet::ALL },
         Protected { path: "/usr/bin/ambitd".into(), beneath: false, facets: &[Facet::WriteFile] },
     ];
-    let tables = policies.lower(&coder(), &[], &protected);
+    let tables = policies.lower(&coder(), &protected).unwrap();
     assert_eq!(tables.rule_name(RULE_PROTECTED), Some(PROTECTED_ID));
     assert_eq!(says(&tables, READ, &file("/run/ambit/sock")), "-ambit:protected");
     assert_eq!(says(&tables, READ, &folder("/run/ambit")), "-ambit:protected");
@@ -281,11 +309,14 @@ fn agents_with_the_same_rules_get_equal_tables() {
     let policies = check(
         "permit(principal == Agent::\"odd\", action, resource);
          permit(principal in AgentGroup::\"builders\", action, resource in Dir::\"/w\");
-         permit(principal is Agent, action == Action::\"connect\", resource);",
+         permit(principal is Agent, action == Action::\"connect\", resource is Peer);",
     )
     .unwrap();
-    let groups = ["builders".to_owned()];
-    let of = |name: &str| policies.lower(&AgentName::parse(name).unwrap(), &groups, &[]);
+    let of = |name: &str| {
+        let groups = vec!["builders".to_owned()];
+        let agent = Agent { groups, ..Agent::named(AgentName::parse(name).unwrap()) };
+        policies.lower(&agent, &[]).unwrap()
+    };
     let state = RandomState::new();
     assert_eq!(of("a"), of("b"));
     assert_eq!(state.hash_one(of("a")), state.hash_one(of("b")));
@@ -324,14 +355,145 @@ fn thousands_of_rules_are_lowered_completely() {
     for n in 0..2_000 {
         text += &format!("permit(principal, action, resource == File::\"/w/{n}\");\n");
         text += &format!(
-            "permit(principal, action == Action::\"connect\", resource) when {{ resource.ip == ip(\"10.0.{}.{}\") }};\n",
+            "permit(principal, action == Action::\"connect\", resource is Peer) when {{ resource.ip == ip(\"10.0.{}.{}\") }};\n",
             n / 250,
             n % 250
         );
     }
     let policies = Policies::check(&[source(&text)]).unwrap();
-    let tables = policies.lower(&coder(), &[], &[]);
-    assert_eq!(tables.places.len(), 2_000);
-    assert_eq!(tables.peers.len(), 2_000);
+    let tables = policies.lower(&coder(), &[]).unwrap();
+    // The root folder and all that lies in it, abstract addresses, and the whole of IPv4 and of IPv6, come first.
+    assert_eq!(tables.places.len(), 2_000 + 3);
+    assert_eq!(tables.peers.len(), 2_000 + 2);
     assert_eq!(tables.rules.len(), 4_000);
+}
+
+/// How the whole of a pattern's form is told apart.
+#[test]
+fn every_form_of_pattern() {
+    let of = |pattern: &str| {
+        let when = format!("when {{ resource.path like \"{pattern}\" }}");
+        let tables = lowered(&format!(
+            "@id(\"p\") permit(principal, action == Action::\"read\", resource) {when};"
+        ));
+        ["/a/b.pem", "/a/.ssh/id", "/a*b", "/b/a/b.pem"]
+            .map(|path| says(&tables, READ, &file(path)) == "+p")
+    };
+    assert_eq!(of("*"), [true; 4]);
+    assert_eq!(of("/a*"), [true, true, true, false]);
+    assert_eq!(of("/a/*"), [true, true, false, false]);
+    assert_eq!(of("*.pem"), [true, false, false, true]);
+    assert_eq!(of("/a/*.pem"), [true, false, false, false]);
+    assert_eq!(of("*/.ssh/*"), [false, true, false, false]);
+    assert_eq!(of("*a*b*"), [true, false, true, true]);
+    assert_eq!(of("/a\\*b"), [false, false, true, false]);
+    assert_eq!(of("/a/b.pem"), [true, false, false, false]);
+}
+
+#[test]
+fn exceptions_hold_at_any_depth() {
+    let tables = lowered(
+        "@id(\"p\") permit(principal, action == Action::\"read\", resource in Dir::\"/w\")
+         unless { resource in Dir::\"/w/secret\" && !(resource in Dir::\"/w/secret/open\") || resource.path like \"*.key\" };",
+    );
+    for (path, says_so) in [
+        ("/w/a", "+p"),
+        ("/w/secret/a", "no_permit"),
+        ("/w/secret/open/a", "+p"),
+        ("/w/secret/open/a.key", "no_permit"),
+        ("/w/a.key", "no_permit"),
+        ("/v/a", "no_permit"),
+    ] {
+        assert_eq!(says(&tables, READ, &file(path)), says_so, "{path}");
+    }
+}
+
+#[test]
+fn ports_of_every_order() {
+    let of = |when: &str| {
+        let text = format!(
+            "@id(\"p\") permit(principal, action == Action::\"connect\", resource is Peer) when {{ {when} }};"
+        );
+        let tables = lowered(&text);
+        [0, 79, 80, 443, 65535]
+            .map(|port| says(&tables, CONNECT, &v4(6, [192, 0, 2, 7], port)) == "+p")
+    };
+    assert_eq!(of("resource.port < 80"), [true, true, false, false, false]);
+    assert_eq!(of("resource.port <= 80"), [true, true, true, false, false]);
+    assert_eq!(of("resource.port > 80"), [false, false, false, true, true]);
+    assert_eq!(of("80 < resource.port"), [false, false, false, true, true]);
+    assert_eq!(of("80 >= resource.port"), [true, true, true, false, false]);
+    assert_eq!(of("resource.port >= 0"), [true; 5]);
+    assert_eq!(of("resource.port != 80"), [true, true, false, true, true]);
+    assert_eq!(of("[80, 443].contains(resource.port)"), [false, false, true, true, false]);
+    assert_eq!(of("resource.port == 0"), [true, false, false, false, false]);
+    assert_eq!(
+        of("resource.port > 1 && resource.port < 443 && resource.ip.isIpv4()"),
+        [false, true, true, false, false]
+    );
+}
+
+#[test]
+fn agents_are_told_apart_when_the_policy_is_loaded() {
+    let text = "@id(\"p\") permit(principal, action, resource)
+        when { principal has namespace && principal.namespace like \"prod-*\" && principal.labels.contains(\"eu\")
+            || principal.name == \"root-of-all\" };";
+    let policies = check(text).unwrap();
+    let of = |name: &str, namespace: Option<&str>, labels: &[&str]| {
+        let attributes = Attributes {
+            namespace: namespace.map(str::to_owned),
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+            ..Attributes::default()
+        };
+        let agent = Agent { attributes, ..Agent::named(AgentName::parse(name).unwrap()) };
+        policies.lower(&agent, &[]).unwrap()
+    };
+    assert_eq!(of("a", Some("prod-1"), &["eu"]), of("b", Some("prod-2"), &["eu", "x"]));
+    assert_eq!(says(&of("a", Some("prod-1"), &["eu"]), READ, &file("/x")), "+p");
+    assert_eq!(says(&of("root-of-all", None, &[]), READ, &file("/x")), "+p");
+    for others in
+        [of("a", None, &["eu"]), of("a", Some("prod-1"), &[]), of("a", Some("test"), &["eu"])]
+    {
+        assert_eq!(*others, super::Lowered::default());
+    }
+}
+
+#[test]
+fn sockets_and_privileges_by_name() {
+    use super::super::Target;
+    use agent_ebpf::{Privilege, SocketKind};
+    let tables = lowered(
+        "@id(\"nl\") permit(principal, action == Action::\"socket\", resource == SocketFamily::\"netlink\");
+         @id(\"bus\") permit(principal, action == Action::\"connect\", resource == UnixSocket::\"@/tmp/bus\");
+         @id(\"run\") permit(principal, action == Action::\"connect\", resource in Dir::\"/run\");
+         @id(\"docker\") forbid(principal, action, resource == UnixSocket::\"/run/docker.sock\");
+         @id(\"own\") permit(principal, action == Action::\"bind\", resource is UnixSocket);
+         @id(\"kill\") permit(principal, action == Action::\"privilege\", resource == Privilege::\"signal\");",
+    );
+    let unix = |name: &str| Target::UnixSocket(name.into());
+    for (action, target, expected) in [
+        (Action::Socket, Target::Socket(SocketKind::Netlink), "+nl"),
+        (Action::Socket, Target::Socket(SocketKind::Packet), "no_permit"),
+        (Action::Connect, unix("@/tmp/bus"), "+bus"),
+        (Action::Connect, unix("@/tmp/bu"), "no_permit"),
+        (Action::Connect, unix("/tmp/bus"), "no_permit"),
+        (Action::Connect, unix("/run/x/y"), "+run"),
+        (Action::Connect, unix("/run/docker.sock"), "-docker"),
+        (Action::Bind, unix("@anything"), "+own"),
+        (Action::Bind, unix("/anything"), "+own"),
+        (Action::Bind, unix("/run/docker.sock"), "-docker"),
+        (Action::Privilege, Target::Privilege(Privilege::Signal), "+kill"),
+        (Action::Privilege, Target::Privilege(Privilege::Ptrace), "no_permit"),
+    ] {
+        assert_eq!(says(&tables, action, &target), expected, "{action:?} {target:?}");
+    }
+    // Everything is everything: privileges too.
+    let all = lowered("@id(\"all\") permit(principal, action, resource);");
+    for privilege in Privilege::ALL {
+        assert_eq!(says(&all, Action::Privilege, &Target::Privilege(*privilege)), "+all");
+    }
+    assert_eq!(says(&all, Action::Connect, &unix("@x")), "+all");
+    // A folder, be it the root folder, holds no abstract address.
+    let root = lowered("permit(principal, action, resource in Dir::\"/\");");
+    assert_eq!(says(&root, Action::Connect, &unix("@x")), "no_permit");
 }

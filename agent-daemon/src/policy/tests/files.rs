@@ -85,7 +85,7 @@ fn huge_file_is_refused_without_reading_it() {
         let error = read_source(&path).unwrap_err().to_string();
         assert!(start.elapsed() < Duration::from_secs(1));
         assert!(
-            error.contains(&format!("{bytes} bytes exceeds the bound of 4194304 bytes")),
+            error.contains(&format!("{bytes} bytes exceeds the bound of 16777216 bytes")),
             "{error}"
         );
     }

@@ -1,8 +1,8 @@
 //! Seeded policies, agents and requests over a small world in which much meets.
 
-use agent_ebpf::{Action, Peer};
+use agent_ebpf::{Action, Peer, Privilege, SocketKind};
 
-use super::super::Target;
+use super::super::{Attributes, Target};
 
 /// xorshift64*: the same seed gives the same world on every machine.
 pub(super) struct Random(u64);
@@ -34,8 +34,10 @@ impl Random {
 
 pub(super) const AGENTS: [&str; 3] = ["coder", "code", "reviewer-2.x"];
 pub(super) const GROUPS: [&str; 3] = ["builders", "readers", "coder"];
+pub(super) const LABELS: [&str; 3] = ["trusted", "night", "eu"];
+const WORDS: [&str; 4] = ["ci", "prod", "prod-eu", "m1"];
 /// Names that begin like one another, files where other rules see folders, and the root folder.
-pub(super) const PATHS: [&str; 14] = [
+pub(super) const PATHS: [&str; 22] = [
     "/",
     "/a",
     "/a/b",
@@ -50,6 +52,47 @@ pub(super) const PATHS: [&str; 14] = [
     "/b/a/b/c/d/e",
     "/b/ä ö",
     "/b/\"q\"",
+    "/b/x*y",
+    "/a/b/c.pem",
+    "/a/c.pem",
+    "/ab/c.pem.bak",
+    "/home/u/.ssh/id",
+    "/home/u/.ssh",
+    "/home/v/x/.ssh/id.pem",
+    "/home/v/id",
+];
+/// Patterns of every form, and some that overlap themselves and each other.
+const PATTERNS: [&str; 30] = [
+    "*",
+    "**",
+    "/*",
+    "/a*",
+    "/a/*",
+    "/a/b*",
+    "/a/b/*",
+    "/ab/c",
+    "/b/x\\*y",
+    "*\\**",
+    "*.pem",
+    "*m",
+    "*/c",
+    "*/",
+    "*.pem.bak",
+    "*ä ö",
+    "/a/*.pem",
+    "/a*c",
+    "/a/b*b/c",
+    "/home/*id",
+    "*b*",
+    "*/.ssh/*",
+    "/home/*/.ssh/*",
+    "/home/*/*/id*",
+    "*a*b*c*",
+    "/*b*/c*",
+    "*b/c*c",
+    "*c*pem*",
+    "/a/**/c",
+    "*\u{e4}*",
 ];
 const ADDRESSES: [&str; 13] = [
     "10.0.0.1",
@@ -85,7 +128,15 @@ const RANGES: [&str; 14] = [
 const PORTS: [u16; 5] = [22, 53, 80, 443, 65535];
 const PROTOCOLS: [(u8, &str); 3] = [(6, "tcp"), (17, "udp"), (132, "132")];
 const FILE_ACTIONS: [Action; 3] = [Action::Exec, Action::Read, Action::Write];
-const PEER_ACTIONS: [Action; 2] = [Action::Connect, Action::Bind];
+const PEER_ACTIONS: [Action; 3] = [Action::Connect, Action::Bind, Action::Listen];
+const SOCKET_ACTIONS: [Action; 2] = [Action::Connect, Action::Bind];
+/// Abstract addresses, among them one that looks like a path and the empty one.
+const ABSTRACT: [&str; 6] = ["@", "@a", "@/a/b", "@ä b", "@/a/b/c.pem", "@ab/c/d"];
+/// Patterns that abstract addresses match, or all but them.
+const SOCKET_PATTERNS: [&str; 11] =
+    ["/*", "@*", "@a*", "@/*", "@/a*", "@ab/*", "@ab/c*", "@*b", "@*/c*d", "@/a/*.pem", "*b/c*"];
+const KINDS: [SocketKind; 4] =
+    [SocketKind::Netlink, SocketKind::Packet, SocketKind::InetRaw, SocketKind::Other];
 
 fn quoted(text: &str) -> String {
     text.replace('"', "\\\"")
@@ -130,26 +181,222 @@ fn place(random: &mut Random) -> String {
     }
 }
 
-fn term(random: &mut Random) -> String {
+/// What a condition may ask of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    Places,
+    Sockets,
+    Peers,
+    Numbers,
+    Both,
+}
+
+fn place_term(random: &mut Random) -> String {
+    let path = quoted(random.one::<&str>(&PATHS));
+    let other = quoted(random.one::<&str>(&PATHS));
+    match random.below(14) {
+        0 => format!("resource.path == \"{path}\""),
+        1 => format!("\"{path}\" != resource.path"),
+        2 => format!("resource in Dir::\"{path}\""),
+        3 => format!("resource in [Dir::\"{path}\", Dir::\"{other}\"]"),
+        4 if path != "/" => format!("resource == File::\"{path}\""),
+        5 => format!("resource == Dir::\"{path}\""),
+        6 if path != "/" => format!("resource != Program::\"{path}\""),
+        7 => format!("resource is {}", random.one(&["File", "Dir", "Program"])),
+        8 => format!("resource is {} in Dir::\"{path}\"", random.one(&["File", "Dir"])),
+        9 => format!("[\"{path}\", \"{other}\"].contains(resource.path)"),
+        _ => format!("resource.path like \"{}\"", random.one(&PATTERNS)),
+    }
+}
+
+fn unix_socket(random: &mut Random) -> String {
+    let path = quoted(random.one::<&str>(&PATHS));
     match random.below(6) {
+        0 => format!("resource == UnixSocket::\"{}\"", random.one(&ABSTRACT)),
+        1 => "resource is UnixSocket".to_owned(),
+        2 => format!("resource is UnixSocket in Dir::\"{path}\""),
+        3 => format!("resource in Dir::\"{path}\""),
+        4 => "resource".to_owned(),
+        _ if path == "/" => "resource == UnixSocket::\"@a\"".to_owned(),
+        _ => format!("resource == UnixSocket::\"{path}\""),
+    }
+}
+
+fn socket_term(random: &mut Random) -> String {
+    let either = |random: &mut Random| {
+        let of: &[&str] = if random.chance(50) { &ABSTRACT } else { &PATHS[1..] };
+        quoted(random.one::<&str>(of))
+    };
+    let (name, other) = (either(random), either(random));
+    let path = quoted(random.one::<&str>(&PATHS));
+    match random.below(12) {
+        0 => format!("resource.path == \"{name}\""),
+        1 => format!("\"{name}\" != resource.path"),
+        2 => format!("resource in Dir::\"{path}\""),
+        3 => format!("resource == UnixSocket::\"{name}\""),
+        4 => format!("resource != UnixSocket::\"{name}\""),
+        5 => format!("resource is UnixSocket in Dir::\"{path}\""),
+        6 => format!("[\"{name}\", \"{other}\"].contains(resource.path)"),
+        7..=9 => format!("resource.path like \"{}\"", random.one(&SOCKET_PATTERNS)),
+        _ => format!("resource.path like \"{}\"", random.one(&PATTERNS)),
+    }
+}
+
+/// An action, a type of what has a name of its own, and one of its names.
+fn name(random: &mut Random) -> (&'static str, &'static str, &'static str) {
+    if random.chance(50) {
+        ("socket", "SocketFamily", random.one(&KINDS).name())
+    } else {
+        ("privilege", "Privilege", random.one(Privilege::ALL).name())
+    }
+}
+
+fn name_term(random: &mut Random) -> String {
+    let (_, kind, name) = name(random);
+    match random.below(3) {
+        0 => format!("resource is {kind}"),
+        1 => format!("resource == {kind}::\"{name}\""),
+        _ => format!("resource != {kind}::\"{name}\""),
+    }
+}
+
+/// The head of a policy about what has a name of its own.
+fn named(random: &mut Random) -> String {
+    let (action, kind, name) = name(random);
+    let action = match random.below(3) {
+        0 => "action".to_owned(),
+        1 => format!("action in [Action::\"read\", Action::\"{action}\"]"),
+        _ => format!("action == Action::\"{action}\""),
+    };
+    match random.below(4) {
+        0 => format!("{action}, resource is {kind}"),
+        1 if action != "action" => format!("{action}, resource"),
+        _ => format!("{action}, resource == {kind}::\"{name}\""),
+    }
+}
+
+fn peer_term(random: &mut Random) -> String {
+    let port = *random.one(&PORTS);
+    let protocol = random.one(&PROTOCOLS).1;
+    match random.below(20) {
         0 => format!("resource.ip == ip(\"{}\")", random.one(&ADDRESSES)),
-        1 => format!("resource.port == {}", random.one(&PORTS)),
-        2 => format!("resource.protocol == \"{}\"", random.one(&PROTOCOLS).1),
-        3 => format!("{} == resource.port", random.one(&PORTS)),
+        1 => format!("resource.ip != ip(\"{}\")", random.one(&ADDRESSES)),
+        2 => "resource.ip.isLoopback()".to_owned(),
+        3 => "resource.ip.isMulticast()".to_owned(),
+        4 => format!("resource.ip.{}()", random.one(&["isIpv4", "isIpv6"])),
+        5 => format!("resource.port == {port}"),
+        6 => format!("{port} != resource.port"),
+        7 => format!("resource.port < {port}"),
+        8 => format!("resource.port <= {port}"),
+        9 => format!("resource.port > {port}"),
+        10 => format!("{port} <= resource.port"),
+        11 => format!("[{port}, {}, 0].contains(resource.port)", random.one(&PORTS)),
+        12 => format!("resource.protocol == \"{protocol}\""),
+        13 => format!("resource.protocol != \"{protocol}\""),
+        14 => format!("resource[\"protocol\"] like \"{}\"", random.one(&["*p", "1*", "*3*"])),
+        15 => format!("[\"tcp\", \"{protocol}\"].contains(resource.protocol)"),
+        16 => "resource is Peer".to_owned(),
         _ => format!("resource.ip.isInRange(ip(\"{}\"))", random.one(&RANGES)),
     }
 }
 
-fn conditions(random: &mut Random) -> String {
+fn agent_term(random: &mut Random) -> String {
+    let (agent, group) = (*random.one(&AGENTS), *random.one(&GROUPS));
+    let (label, word) = (*random.one(&LABELS), *random.one(&WORDS));
+    let attribute = *random.one(&["namespace", "model", "operator"]);
+    let attribute = &attribute;
+    match random.below(12) {
+        0 => format!("principal == Agent::\"{agent}\""),
+        1 => format!("principal in AgentGroup::\"{group}\""),
+        2 => format!("principal in [AgentGroup::\"{group}\", AgentGroup::\"readers\"]"),
+        3 => "principal.name like \"c*\"".to_owned(),
+        4 => format!("principal.name != \"{agent}\""),
+        5 => format!("principal has {attribute}"),
+        6 => format!("(principal has {attribute} && principal.{attribute} == \"{word}\")"),
+        7 => format!("principal has {attribute} && principal.{attribute} like \"prod*\""),
+        8 => format!("principal.labels.contains(\"{label}\")"),
+        9 => format!("principal.labels.containsAny([\"{label}\", \"eu\"])"),
+        10 => format!("principal.labels.containsAll([\"{label}\", \"night\"])"),
+        _ => format!("[\"{word}\", \"{agent}\"].contains(principal.name)"),
+    }
+}
+
+fn action_term(random: &mut Random, about: About) -> String {
+    let of: &[Action] = match about {
+        About::Places => &FILE_ACTIONS,
+        About::Sockets => &SOCKET_ACTIONS,
+        About::Peers => &PEER_ACTIONS,
+        About::Numbers => &[Action::Socket, Action::Privilege],
+        About::Both => &[Action::Read, Action::Connect],
+    };
+    let (one, other) = (random.one(of).name(), random.one(of).name());
+    if random.chance(50) {
+        format!("action == Action::\"{one}\"")
+    } else {
+        format!("action in [Action::\"{one}\", Action::\"{other}\"]")
+    }
+}
+
+fn term(random: &mut Random, about: About) -> String {
+    match (random.below(100), about) {
+        (0..20, _) => agent_term(random),
+        (20..24, _) => action_term(random, about),
+        (24, _) => "true".to_owned(),
+        (25, _) => "false".to_owned(),
+        (_, About::Places) => place_term(random),
+        (_, About::Sockets) => socket_term(random),
+        (_, About::Peers) => peer_term(random),
+        (_, About::Numbers) => name_term(random),
+        (26..60, About::Both) => {
+            let guard = *random.one(&["has path", "is File", "is Program", "in Dir::\"/a\""]);
+            // What is in a folder has a path, but Cedar's validator does not conclude it.
+            let guard =
+                if guard.starts_with("in") { "has path && resource in Dir::\"/a\"" } else { guard };
+            format!("(resource {guard} && {})", place_term(random))
+        }
+        (_, About::Both) => {
+            let guard = *random.one(&["has port", "is Peer", "has ip"]);
+            format!("(resource {guard} && {})", peer_term(random))
+        }
+    }
+}
+
+fn expression(random: &mut Random, about: About, depth: usize) -> String {
+    if depth == 0 || random.chance(25) {
+        return term(random, about);
+    }
+    let part = |random: &mut Random| {
+        let inner = expression(random, about, depth - 1);
+        if random.chance(15) { format!("({inner})") } else { inner }
+    };
+    match random.below(12) {
+        0..5 => {
+            let (left, right) = (part(random), part(random));
+            let either = |text: String| match text.contains("||") || text.starts_with("if") {
+                true => format!("({text})"),
+                false => text,
+            };
+            format!("{} && {}", either(left), either(right))
+        }
+        5..9 => {
+            let (left, right) = (part(random), part(random));
+            let branch = |text: String| match text.starts_with("if") {
+                true => format!("({text})"),
+                false => text,
+            };
+            format!("{} || {}", branch(left), branch(right))
+        }
+        9 | 10 => format!("!({})", part(random)),
+        _ => format!("if {} then {} else {}", part(random), part(random), part(random)),
+    }
+}
+
+fn conditions(random: &mut Random, about: About) -> String {
     let mut text = String::new();
     for _ in 0..random.below(3) {
-        let terms: Vec<String> = (0..=random.below(3))
-            .map(|_| {
-                let term = term(random);
-                if random.chance(20) { format!("({term})") } else { term }
-            })
-            .collect();
-        text += &format!(" when {{ {} }}", terms.join(" && "));
+        let keyword = if random.chance(70) { "when" } else { "unless" };
+        let depth = random.below(4);
+        text += &format!(" {keyword} {{ {} }}", expression(random, about, depth));
     }
     text
 }
@@ -159,28 +406,78 @@ pub(super) fn policy(random: &mut Random) -> String {
     let effect = if random.chance(65) { "permit" } else { "forbid" };
     let who = principal(random);
     match random.below(20) {
-        0 => format!("{effect}({who}, action, resource);"),
+        0 => format!("{effect}({who}, action, resource){};", conditions(random, About::Both)),
         1 => {
-            let conditions = conditions(random);
+            let conditions = conditions(random, About::Peers);
             format!("{effect}({who}, action, resource is Peer){conditions};")
         }
-        2..=10 => {
-            let action =
-                if random.chance(20) { "action".to_owned() } else { action(random, &FILE_ACTIONS) };
-            format!("{effect}({who}, {action}, {});", place(random))
+        2..=4 => {
+            let action = match random.chance(20) {
+                true => "action".to_owned(),
+                false => action(random, &SOCKET_ACTIONS),
+            };
+            let (socket, conditions) = (unix_socket(random), conditions(random, About::Sockets));
+            format!("{effect}({who}, {action}, {socket}){conditions};")
+        }
+        5..=6 => {
+            let (head, conditions) = (named(random), conditions(random, About::Numbers));
+            format!("{effect}({who}, {head}){conditions};")
+        }
+        7..=13 => {
+            let action = match random.chance(20) {
+                true => "action".to_owned(),
+                false => action(random, &FILE_ACTIONS),
+            };
+            let (place, conditions) = (place(random), conditions(random, About::Places));
+            format!("{effect}({who}, {action}, {place}){conditions};")
         }
         _ => {
             let action = action(random, &PEER_ACTIONS);
-            let conditions = conditions(random);
-            format!("{effect}({who}, {action}, resource){conditions};")
+            let conditions = conditions(random, About::Peers);
+            format!("{effect}({who}, {action}, resource is Peer){conditions};")
         }
     }
 }
 
+/// An agent's attributes, some of them unknown.
+pub(super) fn attributes(random: &mut Random) -> Attributes {
+    let mut one = || random.chance(60).then(|| (*random.one(&WORDS)).to_owned());
+    let (namespace, model, operator) = (one(), one(), one());
+    let mut labels: Vec<String> = LABELS.iter().map(|one| (*one).to_owned()).collect();
+    labels.retain(|_| random.chance(50));
+    Attributes { namespace, model, operator, labels }
+}
+
 /// Something that may be asked for, and an action under which.
 pub(super) fn attempt(random: &mut Random) -> (Action, Target) {
+    match random.below(10) {
+        0 => return (Action::Socket, Target::Socket(*random.one(&KINDS))),
+        1 => return (Action::Privilege, Target::Privilege(*random.one(Privilege::ALL))),
+        2 => {
+            let name = if random.chance(40) {
+                *random.one(&[ABSTRACT.as_slice(), &["@b", "@/a/bc", "@ab/d", "@ab/c/"]].concat())
+            } else {
+                *random.one(&PATHS[1..])
+            };
+            return (*random.one(&SOCKET_ACTIONS), Target::UnixSocket(name.into()));
+        }
+        _ => {}
+    }
     if random.chance(50) {
-        let more = ["/a/b/c/new", "/c", "/abc", "/b/a/b"];
+        let more = [
+            "/a/b/c/new",
+            "/c",
+            "/abc",
+            "/b/a/b",
+            "/a/b/new.pem",
+            "/new.pem",
+            "/a/b/b/c",
+            "/abbc",
+            "/home/w/.ssh/known",
+            "/home/w/x/y/id2",
+            "/b/xzy",
+            "/a.pem.bak",
+        ];
         let path = PATHS.get(random.below(PATHS.len() + more.len()));
         let path = path.unwrap_or_else(|| random.one(&more));
         let is_dir = *path == "/" || random.chance(30);
@@ -189,11 +486,11 @@ pub(super) fn attempt(random: &mut Random) -> (Action, Target) {
         let target = Target::File { path: path.into(), is_dir };
         return (*random.one(actions), target);
     }
-    let more = ["10.0.0.3", "192.0.2.1", "::2", "::ffff:10.0.0.1"];
+    let more = ["10.0.0.3", "192.0.2.1", "::2", "::ffff:10.0.0.1", "224.0.0.1", "ff02::1"];
     let address = ADDRESSES.get(random.below(ADDRESSES.len() + more.len()));
     let address = address.unwrap_or_else(|| random.one(&more));
-    let port = *random.one(&[0, 22, 53, 80, 443, 8080, 65535]);
-    let protocol = *random.one(&[6, 17, 132, 0, 1]);
+    let port = *random.one(&[0, 1, 21, 22, 23, 53, 54, 80, 443, 444, 8080, 65534, 65535]);
+    let protocol = *random.one(&[6, 17, 132, 0, 1, 255]);
     let action = *random.one(&PEER_ACTIONS);
     let destination = action == Action::Connect;
     (action, peer(address.parse().unwrap(), port, protocol, destination))

@@ -2,14 +2,19 @@
 
 mod accepted;
 mod differential;
+mod explained;
 mod files;
 mod generate;
 mod refused;
+mod scale;
 mod suggested;
 
-use agent_ebpf::{Action, Config, Decision, Facet, Peer, decide_path, decide_peer};
+use agent_ebpf::{
+    Action, Config, Decision, Facet, Peer, PlaceKey, decide_numbered, decide_path, decide_peer,
+    decide_socket,
+};
 
-use super::{AgentName, HashedTables, Lowered, Policies, PolicyError, Source, Target};
+use super::{Agent, AgentName, HashedTables, Lowered, Policies, PolicyError, Source, Target};
 
 const CONFIG: Config = Config {
     levels: 0,
@@ -27,14 +32,15 @@ fn check(text: &str) -> Result<Policies, PolicyError> {
     Policies::check(&[source(text)])
 }
 
-fn coder() -> AgentName {
-    AgentName::parse("coder").unwrap()
+fn coder() -> Agent {
+    Agent::named(AgentName::parse("coder").unwrap())
 }
 
 /// The tables that a policy text gives to the agent `coder` of group `builders`.
 fn lowered(text: &str) -> Lowered {
     let policies = check(text).unwrap_or_else(|error| panic!("{error}"));
-    policies.lower(&coder(), &["builders".to_owned()], &[])
+    let agent = Agent { groups: vec!["builders".to_owned()], ..coder() };
+    policies.lower(&agent, &[]).unwrap().as_ref().clone()
 }
 
 fn decide(tables: &HashedTables, action: Action, target: &Target) -> Decision {
@@ -44,6 +50,12 @@ fn decide(tables: &HashedTables, action: Action, target: &Target) -> Decision {
             decide_path(&CONFIG, Facet::of(action, *is_dir).unwrap(), path, tables)
         }
         Target::Peer(peer) => decide_peer(action, peer, tables),
+        Target::UnixSocket(name) => {
+            let name = name.as_os_str().as_encoded_bytes();
+            decide_socket(&CONFIG, Facet::of_socket(action).unwrap(), name, tables)
+        }
+        Target::Socket(kind) => decide_numbered(&PlaceKey::socket(*kind), tables),
+        Target::Privilege(one) => decide_numbered(&PlaceKey::privilege(*one), tables),
     }
 }
 

@@ -237,6 +237,8 @@ pub(super) fn launch_described() -> Option<i32> {
         keep_groups: list(read("KEEP")),
         cgroup_procs: list(read("CGROUPS")).into_iter().map(Into::into).collect(),
         environment: vec![("AMBIT_TEST_EXTRA".into(), "extra".into())],
+        ceiling: read("CEILING")
+            .map(|folders| list(Some(folders)).into_iter().map(Into::into).collect()),
     };
     let ran = launch.prepare().and_then(|prepared| {
         println!("dropped={:?}", prepared.dropped_groups());

@@ -7,6 +7,7 @@ mod terminal;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -15,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::error::{RunError, Step};
-use super::{Launch, Outcome, RunAs};
+use super::{Launch, Outcome, RunAs, sys};
 use harness::{Case, Folder, NOBODYS_UID, until};
 
 /// Not a test of its own: the other process of the tests here.
@@ -37,6 +38,7 @@ fn is_root() -> bool {
             keep_groups: Vec::new(),
             cgroup_procs: Vec::new(),
             environment: Vec::new(),
+            ceiling: None,
         };
         assert!(matches!(launch.prepare(), Err(RunError::NotRoot)));
         eprintln!("skipping: needs root");
@@ -276,6 +278,9 @@ fn signals_to_the_launcher_reach_the_command() {
         );
         let mut command = Case::shell(&script).to_command();
         command.stdout(Stdio::null()).stderr(Stdio::null());
+        // Whoever runs the tests may ignore some (`nohup`), which the launcher would keep to.
+        // SAFETY: only async-signal-safe calls.
+        unsafe { command.pre_exec(|| Ok(sys::default_all_signals()?)) };
         let mut launcher = command.spawn().unwrap();
         until("the command runs", || ready.exists());
         kill(Pid::from_raw(launcher.id() as i32), signal).unwrap();
@@ -337,6 +342,7 @@ fn strings_that_no_program_can_get_are_refused() {
         keep_groups: Vec::new(),
         cgroup_procs: Vec::new(),
         environment: vec![(name.into(), "value".into())],
+        ceiling: None,
     };
     assert!(matches!(launch(&[], "A").prepare(), Err(RunError::NoCommand)));
     for refused in [launch(&["true", "a\0b"], "A"), launch(&["true"], "A=B"), launch(&["true"], "")]
@@ -346,4 +352,50 @@ fn strings_that_no_program_can_get_are_refused() {
     let prepared = launch(&["true"], "A").prepare().unwrap();
     assert!(prepared.program().is_absolute());
     assert_eq!((prepared.uid().as_raw(), prepared.user_name()), (54321, NOBODYS_UID));
+}
+
+#[test]
+fn a_ceiling_keeps_changes_beneath_its_folders() {
+    if !is_root() {
+        return;
+    }
+    if !super::ceiling_is_available() {
+        let run = Case::new(&["true"]).with("CEILING", "/nowhere").output("");
+        assert!(run.status.success(), "{run:?}");
+        eprintln!("skipping: this kernel has no Landlock");
+        return;
+    }
+    let ground = Folder::new();
+    fs::set_permissions(&ground.0, fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["in", "out"] {
+        let folder = ground.0.join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        for name in ["file", "other"] {
+            fs::write(folder.join(name), "text").unwrap();
+            fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        fs::create_dir(folder.join("folder")).unwrap();
+        fs::set_permissions(folder.join("folder"), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let inside = ground.0.join("in").display().to_string();
+    let script = "cd $0; for deed in \
+        'mkdir made' 'ln -s x symlink' 'mkfifo fifo' 'ln file folder/linked' 'mv file folder/moved' \
+        'truncate -s 0 other' 'rm other' 'rmdir made'; \
+        do $deed 2>/dev/null && echo \"did $deed\"; done; echo x > new && cat new; true";
+    let deeds = |name: &str| {
+        let folder = ground.0.join(name).display().to_string();
+        let case = Case::new(&["sh", "-c", script, &folder]).with("CEILING", &inside);
+        case.text().lines().filter(|line| line.starts_with("did ") || *line == "x").count()
+    };
+    // Opens are the backend's to judge, so a file is made and written outside as well.
+    assert_eq!(deeds("out"), 1);
+    assert_eq!(deeds("in"), 9);
+    assert!(ground.0.join("out/file").exists() && ground.0.join("out/other").exists());
+    // A folder that does not exist yet is there for its maker to make.
+    let missing = ground.0.join("in/missing").display().to_string();
+    let text = Case::new(&["sh", "-c", "mkdir $0 && mkdir $0/x && echo made=yes", &missing])
+        .with("CEILING", &missing)
+        .text();
+    assert!(text.contains("made=yes"), "{text}");
 }

@@ -147,16 +147,22 @@ fn resources_that_an_action_is_not_about() {
             "`Action::\"read\"` or `Action::\"write\"`",
         ),
         (
-            "connect",
+            "listen",
             "resource in Dir::\"/x\"",
-            "`connect` never applies to a",
-            "`connect` is about Peer",
+            "`listen` never applies to a",
+            "`listen` is about Peer",
+        ),
+        (
+            "socket",
+            "resource == Privilege::\"ptrace\"",
+            "`socket` never applies to a Privilege",
+            "`Action::\"privilege\"`",
         ),
         (
             "write",
             "resource is Peer",
             "`write` never applies to a Peer",
-            "`Action::\"connect\"` or `Action::\"bind\"`",
+            "`Action::\"connect\"` or `Action::\"bind\"` or `Action::\"listen\"`",
         ),
     ] {
         refused(
@@ -166,6 +172,42 @@ fn resources_that_an_action_is_not_about() {
             remedy,
         );
     }
+}
+
+#[test]
+fn names_that_nothing_has() {
+    for (action, resource, at, message, remedy) in [
+        (
+            "socket",
+            "SocketFamily::\"netlnk\"",
+            "\"netlnk\"",
+            "no SocketFamily",
+            "did you mean `netlink`",
+        ),
+        ("socket", "SocketFamily::\"inet\"", "\"inet\"", "no SocketFamily", "`packet`"),
+        ("privilege", "Privilege::\"root\"", "\"root\"", "no Privilege", "`ptrace`"),
+        ("bind", "UnixSocket::\"run/x\"", "\"run/x\"", "not an absolute path", "/srv/run/x"),
+    ] {
+        refused(
+            &format!("permit(principal, action == Action::\"{action}\", resource == {resource});"),
+            at,
+            message,
+            remedy,
+        );
+    }
+    let long = format!("@{}", "x".repeat(108));
+    refused(
+        &format!("permit(principal, action, resource == UnixSocket::\"{long}\");"),
+        &format!("\"{long}\""),
+        "at most 107",
+        "resource is UnixSocket",
+    );
+    refused(
+        "permit(principal, action, resource is Privilege in Dir::\"/x\");",
+        "resource is Privilege in Dir::\"/x\"",
+        "a Privilege is in no folder",
+        "resource == Privilege::",
+    );
 }
 
 #[test]
@@ -184,4 +226,25 @@ fn ids() {
         "not free",
         "another name",
     );
+}
+
+#[test]
+fn annotations_that_events_could_not_tell() {
+    let with = |annotation: &str| format!("{annotation} forbid(principal, action, resource);");
+    for (annotation, message, remedy) in [
+        ("@severity(\"hihg\")", "no severity `hihg`", "did you mean `high`?"),
+        ("@severity(\"9\")", "no severity `9`", "informational, low, medium"),
+        ("@severity(\"High\")", "no severity `High`", "did you mean `high`?"),
+        ("@attack(\"T155\")", "`T155` is no technique", "T1552.001"),
+        ("@attack(\"T1552.1\")", "`T1552.1` is no technique", "AML.T0055"),
+        ("@attack(\"T1552, \")", "`` is no technique", "several with commas"),
+        ("@asi(\"ASI11\")", "`ASI11` is no risk", "ASI01 to ASI10"),
+        ("@asi(\"ASI+3\")", "`ASI+3` is no risk", "ASI01 to ASI10"),
+        ("@reason(\" \")", "empty `@reason`", "say why"),
+    ] {
+        refused(&with(annotation), annotation, message, remedy);
+    }
+    let long = format!("@reason(\"{}\")", "x".repeat(513));
+    let found = super::problems(&with(&long));
+    assert!(found[0].message.contains("513 bytes"), "{}", found[0]);
 }

@@ -1,0 +1,366 @@
+//! From formulas to cells: for one dimension at a time, what holds at each of its points, kept up to
+//! date while the points are walked in an order in which little changes from one to the next.
+//!
+//! A piece is one alternative of a rule. Pieces that ask for one dimension alone are folded into that
+//! dimension's cells. Those that join dimensions give each point a class (of points at which the same
+//! of them is left), and what they say of classes together stands in the table of joins.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use agent_ebpf::{JoinKey, Pair, RULE_NONE, RuleId};
+
+use super::formula::{AtomId, Atoms, Dimension, Formula};
+use super::rule::Effect;
+
+/// The most entries that the table of joins of one agent may have.
+pub(super) const JOINS_MAX: usize = 1 << 20;
+/// The most steps that making it may take: what is left of a rule, times the classes to try it on.
+const STEPS_MAX: usize = 1 << 26;
+
+/// One alternative of a rule.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) rule: RuleId,
+    pub(super) effect: Effect,
+    /// Under which facets, one bit for each.
+    pub(super) facets: u32,
+    pub(super) formula: Formula,
+}
+
+/// The pieces of one agent's rules on places, or on peers.
+pub(super) struct Pieces<'a> {
+    all: Vec<Piece>,
+    /// The only dimension that a piece asks for; `None` when it joins several.
+    of: Vec<Option<Dimension>>,
+    atoms: &'a Atoms,
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn new(all: Vec<Piece>, atoms: &'a Atoms) -> Self {
+        let of = all.iter().map(|piece| {
+            let mut found: Option<Dimension> = None;
+            let mut joins = false;
+            piece.formula.each_atom(&mut |id| {
+                let dimension = atoms.get(id).map(super::formula::Atom::dimension);
+                joins |= found.is_some() && dimension != found;
+                found = dimension;
+            });
+            // What always holds is told with the first dimension, whose table always has a cell.
+            if joins { None } else { Some(found.unwrap_or(Dimension::First)) }
+        });
+        let of = of.collect();
+        Self { all, of, atoms }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(super) fn atoms(&self) -> &'a Atoms {
+        self.atoms
+    }
+
+    /// The first rule that joins dimensions, to speak of when there are too many.
+    pub(super) fn first_joining(&self) -> Option<RuleId> {
+        let joining = self.all.iter().zip(&self.of).filter(|(_, of)| of.is_none());
+        joining.map(|(piece, _)| piece.rule).min()
+    }
+
+    /// The pieces that are this atom and no more; `None` when others ask for it too.
+    pub(super) fn only(&self, atom: AtomId) -> Option<Vec<&Piece>> {
+        let mut found = Vec::new();
+        for piece in &self.all {
+            if piece.formula == Formula::Atom(atom) {
+                found.push(piece);
+                continue;
+            }
+            let mut asks = false;
+            piece.formula.each_atom(&mut |id| asks |= id == atom);
+            if asks {
+                return None;
+            }
+        }
+        Some(found)
+    }
+
+    /// The first rule that asks for this atom.
+    pub(super) fn first_with(&self, atom: AtomId) -> Option<RuleId> {
+        let asks = |piece: &&Piece| {
+            let mut found = false;
+            piece.formula.each_atom(&mut |id| found |= id == atom);
+            found
+        };
+        self.all.iter().filter(asks).map(|piece| piece.rule).min()
+    }
+}
+
+/// What is left of pieces at a point of the first dimension: the piece, and the number of what is left.
+type Left = Vec<(usize, usize)>;
+
+/// The classes of a dimension's points.
+pub(super) struct Classes {
+    /// First dimension: what is left of the pieces that join. Class 0 is where nothing is.
+    left: HashMap<Left, u32>,
+    /// What can be left, by number.
+    rests: Vec<Formula>,
+    numbers: HashMap<Formula, usize>,
+    /// The others: the atoms that hold, of those that joining pieces ask for. Class 0 is where none does.
+    held: HashMap<Vec<AtomId>, u32>,
+}
+
+impl Default for Classes {
+    /// Those of a dimension that nobody asks for: one, where nothing holds.
+    fn default() -> Self {
+        Self {
+            left: HashMap::new(),
+            rests: Vec::new(),
+            numbers: HashMap::new(),
+            held: HashMap::from([(Vec::new(), 0)]),
+        }
+    }
+}
+
+/// The walk along one dimension.
+pub(super) struct Fold<'a> {
+    pieces: &'a Pieces<'a>,
+    dimension: Dimension,
+    held: Vec<bool>,
+    /// The pieces that ask for an atom.
+    asking: HashMap<AtomId, Vec<usize>>,
+    /// For pieces of this dimension alone, whether they hold.
+    holding: Vec<bool>,
+    /// By facet, the rules that hold with how many of their pieces.
+    permits: Vec<BTreeMap<RuleId, u32>>,
+    forbids: Vec<BTreeMap<RuleId, u32>>,
+    /// What is left of joining pieces.
+    left: BTreeMap<usize, usize>,
+    /// The atoms that hold of those that joining pieces ask for.
+    joining: BTreeSet<AtomId>,
+    /// The atoms that joining pieces ask for.
+    joins: BTreeSet<AtomId>,
+    classes: Classes,
+    class: Option<u32>,
+}
+
+impl<'a> Fold<'a> {
+    /// Begins where no atom holds.
+    pub(super) fn new(pieces: &'a Pieces<'a>, dimension: Dimension, facets: usize) -> Self {
+        let mut fold = Self {
+            pieces,
+            dimension,
+            held: vec![false; pieces.atoms.len()],
+            asking: HashMap::new(),
+            holding: vec![false; pieces.all.len()],
+            permits: vec![BTreeMap::new(); facets],
+            forbids: vec![BTreeMap::new(); facets],
+            left: BTreeMap::new(),
+            joining: BTreeSet::new(),
+            joins: BTreeSet::new(),
+            classes: Classes::default(),
+            class: None,
+        };
+        for (index, piece) in pieces.all.iter().enumerate() {
+            let of = pieces.of.get(index).copied().flatten();
+            if of.is_some_and(|of| of != dimension) {
+                continue;
+            }
+            piece.formula.each_atom(&mut |id| {
+                if pieces.atoms.get(id).map(super::formula::Atom::dimension) == Some(dimension) {
+                    let asking = fold.asking.entry(id).or_default();
+                    if asking.last() != Some(&index) {
+                        asking.push(index);
+                    }
+                    if of.is_none() {
+                        fold.joins.insert(id);
+                    }
+                }
+            });
+            fold.reconsider(index);
+        }
+        // The class where nothing holds is 0.
+        fold.class();
+        fold
+    }
+
+    /// True when no piece asks for this dimension; the first has a table all the same.
+    pub(super) fn is_idle(&self) -> bool {
+        self.asking.is_empty() && self.dimension != Dimension::First
+    }
+
+    /// Makes an atom hold, or not.
+    pub(super) fn set(&mut self, atom: AtomId, holds: bool) {
+        let Some(held) = self.held.get_mut(atom as usize) else {
+            return;
+        };
+        if std::mem::replace(held, holds) == holds {
+            return;
+        }
+        if self.joins.contains(&atom) {
+            self.class = None;
+            if holds {
+                self.joining.insert(atom);
+            } else {
+                self.joining.remove(&atom);
+            }
+        }
+        let asking = self.asking.remove(&atom).unwrap_or_default();
+        for index in &asking {
+            self.reconsider(*index);
+        }
+        self.asking.insert(atom, asking);
+    }
+
+    fn reconsider(&mut self, index: usize) {
+        let Some(piece) = self.pieces.all.get(index) else {
+            return;
+        };
+        let held = |id: AtomId| self.held.get(id as usize).copied().unwrap_or(false);
+        if self.pieces.of.get(index).copied().flatten().is_none() {
+            if self.dimension != Dimension::First {
+                return;
+            }
+            let atoms = self.pieces.atoms;
+            let known = |id: AtomId| {
+                let dimension = atoms.get(id).map(super::formula::Atom::dimension);
+                (dimension == Some(Dimension::First)).then(|| held(id))
+            };
+            let rest = piece.formula.rest(&known);
+            self.class = None;
+            if rest == Formula::Const(false) {
+                self.left.remove(&index);
+            } else {
+                let rests = &mut self.classes.rests;
+                let number = *self.classes.numbers.entry(rest).or_insert_with_key(|rest| {
+                    rests.push(rest.clone());
+                    rests.len() - 1
+                });
+                self.left.insert(index, number);
+            }
+            return;
+        }
+        let holds = piece.formula.holds(&held);
+        let Some(held) = self.holding.get_mut(index) else {
+            return;
+        };
+        if std::mem::replace(held, holds) == holds {
+            return;
+        }
+        let rules = match piece.effect {
+            Effect::Permit => &mut self.permits,
+            Effect::Forbid => &mut self.forbids,
+        };
+        for (facet, rules) in rules.iter_mut().enumerate() {
+            if piece.facets & 1 << facet == 0 {
+                continue;
+            }
+            let count = rules.entry(piece.rule).or_default();
+            *count = if holds { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                rules.remove(&piece.rule);
+            }
+        }
+    }
+
+    /// What the pieces of this dimension alone say here, by facet.
+    pub(super) fn pairs<const FACETS: usize>(&self) -> [Pair; FACETS] {
+        let lowest = |rules: &[BTreeMap<RuleId, u32>], facet: usize| {
+            let first = rules.get(facet).and_then(|rules| rules.first_key_value());
+            first.map_or(RULE_NONE, |(rule, _)| *rule)
+        };
+        std::array::from_fn(|facet| Pair {
+            permit: lowest(&self.permits, facet),
+            forbid: lowest(&self.forbids, facet),
+        })
+    }
+
+    /// The class of this point.
+    pub(super) fn class(&mut self) -> u32 {
+        if let Some(class) = self.class {
+            return class;
+        }
+        let class = if self.dimension == Dimension::First {
+            let left: Left = self.left.iter().map(|(piece, rest)| (*piece, *rest)).collect();
+            if left.is_empty() {
+                0
+            } else {
+                let next = self.classes.left.len() as u32 + 1;
+                *self.classes.left.entry(left).or_insert(next)
+            }
+        } else {
+            let held: Vec<AtomId> = self.joining.iter().copied().collect();
+            let next = self.classes.held.len() as u32;
+            *self.classes.held.entry(held).or_insert(next)
+        };
+        self.class = Some(class);
+        class
+    }
+
+    /// Ends the walk.
+    pub(super) fn end(self) -> Classes {
+        self.classes
+    }
+}
+
+/// Why there is no table of joins: it would have too many entries, or take too long to make.
+#[derive(Debug)]
+pub(super) struct TooManyJoins;
+
+/// What the pieces that join dimensions say of the classes that can meet.
+///
+/// # Errors
+/// More than [`JOINS_MAX`] entries.
+pub(super) fn joins(
+    pieces: &Pieces<'_>,
+    [first, second, third]: [&Classes; 3],
+    peers: bool,
+) -> Result<BTreeMap<JoinKey, Pair>, TooManyJoins> {
+    let mut found: BTreeMap<JoinKey, Pair> = BTreeMap::new();
+    let combinations = second.held.len().saturating_mul(third.held.len());
+    if first.rests.len().saturating_mul(combinations) > STEPS_MAX {
+        return Err(TooManyJoins);
+    }
+    // Where what can be left of a piece holds: many pieces leave the same.
+    let places: Vec<Vec<(u32, u32)>> = first
+        .rests
+        .iter()
+        .map(|rest| {
+            let mut places = Vec::new();
+            for (in_second, class) in &second.held {
+                for (in_third, other) in &third.held {
+                    let held = |id: AtomId| {
+                        in_second.binary_search(&id).is_ok() || in_third.binary_search(&id).is_ok()
+                    };
+                    if rest.holds(&held) {
+                        places.push((*class, *other));
+                    }
+                }
+            }
+            places
+        })
+        .collect();
+    let mut steps = 0usize;
+    for (left, class) in &first.left {
+        for (index, rest) in left {
+            let (Some(piece), Some(places)) = (pieces.all.get(*index), places.get(*rest)) else {
+                continue;
+            };
+            let said = match piece.effect {
+                Effect::Permit => Pair { permit: piece.rule, forbid: RULE_NONE },
+                Effect::Forbid => Pair { permit: RULE_NONE, forbid: piece.rule },
+            };
+            for (second, third) in places {
+                for facet in (0..u32::BITS).filter(|facet| piece.facets & 1 << facet != 0) {
+                    steps += 1;
+                    let facet = if peers { JoinKey::PEERS | facet } else { facet };
+                    let key = JoinKey { facet, classes: [*class, *second, *third] };
+                    let pair = found.entry(key).or_default();
+                    *pair = pair.and(said);
+                }
+            }
+            if found.len() > JOINS_MAX || steps > STEPS_MAX {
+                return Err(TooManyJoins);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,477 @@
+//! Keys and values of the maps.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{Action, KINDS, Privilege, RULE_NONE, RuleId, SocketKind};
+
+codes! {
+    /// Which kind of entity, under which action, a place is judged as: Cedar's resource type and
+    /// action in one index.
+    Facet {
+        /// `Action::"read"` on a `File`.
+        ReadFile = 0, "read File";
+        /// `Action::"read"` on a `Dir`.
+        ReadDir = 1, "read Dir";
+        /// `Action::"write"` on a `File`.
+        WriteFile = 2, "write File";
+        /// `Action::"write"` on a `Dir`.
+        WriteDir = 3, "write Dir";
+        /// `Action::"exec"` on a `Program`.
+        ExecProgram = 4, "exec Program";
+        /// `Action::"connect"` on a `UnixSocket`.
+        ConnectSocket = 5, "connect UnixSocket";
+        /// `Action::"bind"` on a `UnixSocket`.
+        BindSocket = 6, "bind UnixSocket";
+    }
+}
+
+/// Room for every [`Facet`]: a power of two, so that an index is masked and not compared. A comparison
+/// leaves a branch that some verifiers follow though it cannot be taken.
+pub const FACETS: usize = Facet::ALL.len().next_power_of_two();
+
+impl Facet {
+    /// The facet under which a file action on an object is judged.
+    pub const fn of(action: Action, is_dir: bool) -> Option<Self> {
+        match (action, is_dir) {
+            (Action::Exec, _) => Some(Self::ExecProgram),
+            (Action::Read, false) => Some(Self::ReadFile),
+            (Action::Read, true) => Some(Self::ReadDir),
+            (Action::Write, false) => Some(Self::WriteFile),
+            (Action::Write, true) => Some(Self::WriteDir),
+            (
+                Action::Connect
+                | Action::Bind
+                | Action::Listen
+                | Action::Socket
+                | Action::Privilege,
+                _,
+            ) => None,
+        }
+    }
+
+    /// The facet under which an action on a unix socket is judged.
+    pub const fn of_socket(action: Action) -> Option<Self> {
+        match action {
+            Action::Connect => Some(Self::ConnectSocket),
+            Action::Bind => Some(Self::BindSocket),
+            Action::Exec
+            | Action::Read
+            | Action::Write
+            | Action::Listen
+            | Action::Socket
+            | Action::Privilege => None,
+        }
+    }
+}
+
+/// A permit and a forbid; either may be [`RULE_NONE`].
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Pair {
+    /// The lowest-numbered rule that permits.
+    pub permit: RuleId,
+    /// The lowest-numbered rule that forbids.
+    pub forbid: RuleId,
+}
+
+const fn lowest(a: RuleId, b: RuleId) -> RuleId {
+    if a == RULE_NONE || (b != RULE_NONE && b < a) { b } else { a }
+}
+
+impl Pair {
+    /// Both together: each side keeps its lowest rule, so the id that is reported is always the same.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            permit: lowest(self.permit, other.permit),
+            forbid: lowest(self.forbid, other.forbid),
+        }
+    }
+}
+
+codes! {
+    /// Which objects a [`PlaceKey`] is about, and so what its hash is of.
+    PlaceKind {
+        /// The object at this path, or the unix socket with this abstract address.
+        Object = 0, "object";
+        /// What lies beneath the folder at this path; the empty path is the root folder's.
+        Beneath = 1, "beneath";
+        /// Every path that begins with these bytes; `@` is every abstract address.
+        Prefix = 2, "prefix";
+        /// Every path that ends with these bytes, hashed from the last one on.
+        Suffix = 3, "suffix";
+        /// Every path that leaves the automaton of patterns in this state, which stands for the hash.
+        State = 4, "state";
+        /// A [`SocketKind`], which stands for the hash.
+        Socket = 5, "socket";
+        /// A [`Privilege`], which stands for the hash.
+        Privilege = 6, "privilege";
+    }
+}
+
+/// Where something is in the table of places.
+///
+/// The hash is keyed with numbers that no agent can read, so a colliding path cannot be made on
+/// purpose; the length stands beside it.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct PlaceKey {
+    /// The keyed hash of the bytes.
+    pub hash: u64,
+    /// How many bytes.
+    pub len: u32,
+    /// [`PlaceKind`].
+    pub kind: u32,
+}
+
+impl PlaceKey {
+    /// Where a state of the automaton of patterns is.
+    #[inline(always)]
+    pub const fn state(state: u32) -> Self {
+        Self { hash: state as u64, len: 0, kind: PlaceKind::State as u32 }
+    }
+
+    /// Where the rules on a kind of socket are.
+    #[inline(always)]
+    pub const fn socket(kind: SocketKind) -> Self {
+        Self { hash: kind as u64, len: 0, kind: PlaceKind::Socket as u32 }
+    }
+
+    /// Where the rules on a privilege are.
+    #[inline(always)]
+    pub const fn privilege(privilege: Privilege) -> Self {
+        Self { hash: privilege as u64, len: 0, kind: PlaceKind::Privilege as u32 }
+    }
+}
+
+/// Where the cell of a [`PlaceKey`] with a number, which only one action is about, keeps its rules:
+/// in [`PlaceCell::pairs`].
+pub const NUMBERED: usize = 0;
+
+/// What the policy says of the objects of one [`PlaceKey`], and of no other dimension: everything that
+/// holds of them, whatever shorter or wider keys hold them too.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PlaceCell {
+    /// Which keys in [`PlaceKind::Prefix`] or [`PlaceKind::Suffix`] go on from here: bit n stands for
+    /// n + 1 more bytes, and the highest for every further length.
+    pub lengths: u64,
+    /// By [`Facet`].
+    pub pairs: [Pair; FACETS],
+    /// The class of these objects in rules that join dimensions: a part of [`JoinKey`].
+    pub class: u32,
+    /// [`PlaceKind::Suffix`] of no bytes: the longest suffix in use.
+    pub longest: u32,
+}
+
+/// The state of the automaton of patterns in which nothing can match any more.
+pub const STATE_DEAD: u32 = 0;
+/// The state in which every path begins, and to which none comes back.
+pub const STATE_START: u32 = 1;
+
+/// Where one state of the automaton of patterns goes to, by the next byte of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PatternRow {
+    /// By byte.
+    pub next: [u16; 256],
+}
+
+/// Where rules that join dimensions are: the classes of one object in each of them.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct JoinKey {
+    /// A [`Facet`], or [`JoinKey::PEERS`] with a [`PeerFacet`].
+    pub facet: u32,
+    /// Places: by path, by suffix, by pattern. Peers: by address, by protocol and port, 0.
+    pub classes: [u32; 3],
+}
+
+impl JoinKey {
+    /// Marks [`JoinKey::facet`] as a [`PeerFacet`].
+    pub const PEERS: u32 = 1 << 31;
+}
+
+/// Internet protocol numbers as used in [`PeerKey`].
+pub mod protocol {
+    /// TCP, MPTCP included.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+}
+
+/// The address family of a peer, in one form: IPv4-mapped IPv6 is IPv4.
+pub mod family {
+    /// IPv4; the address is in the first four bytes.
+    pub const V4: u8 = 4;
+    /// IPv6.
+    pub const V6: u8 = 6;
+}
+
+codes! {
+    /// Under which action a peer is judged.
+    PeerFacet {
+        /// `Action::"connect"` on a `Peer`.
+        Connect = 0, "connect Peer";
+        /// `Action::"bind"` on a `Peer`.
+        Bind = 1, "bind Peer";
+        /// `Action::"listen"` on a `Peer`.
+        Listen = 2, "listen Peer";
+    }
+}
+
+/// How many [`PeerFacet`]s there are.
+pub const PEER_FACETS: usize = PeerFacet::ALL.len();
+
+impl PeerFacet {
+    /// The facet under which an action on a peer is judged.
+    pub const fn of(action: Action) -> Option<Self> {
+        match action {
+            Action::Connect => Some(Self::Connect),
+            Action::Bind => Some(Self::Bind),
+            Action::Listen => Some(Self::Listen),
+            Action::Exec | Action::Read | Action::Write | Action::Socket | Action::Privilege => {
+                None
+            }
+        }
+    }
+}
+
+codes! {
+    /// Which side of a peer a [`PeerKey`] is about.
+    PeerKind {
+        /// Its address.
+        Address = 0, "address";
+        /// Its protocol and port, for a protocol of which something is said in particular.
+        Port = 1, "port";
+        /// Its port, for all other protocols.
+        OtherPort = 2, "other port";
+    }
+}
+
+/// Key of the longest-prefix-match table of peers (`struct bpf_lpm_trie_key`).
+///
+/// `prefix_len` counts bits of everything after itself. The cell of the longest prefix says all that
+/// holds of a peer on that side, whatever shorter prefixes hold it too.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct PeerKey {
+    /// Bits that count, after this field.
+    pub prefix_len: u32,
+    /// [`PeerKind`].
+    pub kind: u8,
+    /// [`family`] of the address; the IP protocol number; or 0.
+    pub of: u8,
+    /// Port in network byte order; 0 with an address.
+    pub port: [u8; 2],
+    /// The address in network byte order, from the first byte; 0 with a port.
+    pub address: [u8; 16],
+}
+
+impl PeerKey {
+    /// Bits before the address.
+    pub const ADDRESS: u32 = 32;
+    /// Bits before the port.
+    pub const PORT: u32 = 16;
+}
+
+/// What the policy says of peers under one prefix.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PeerCell {
+    /// By [`PeerFacet`].
+    pub pairs: [Pair; PEER_FACETS],
+    /// The class of these peers in rules that join dimensions: a part of [`JoinKey`].
+    pub class: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What both halves must agree on at run time; the one element of map `CONFIG`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Config {
+    /// Bit n is set when some agent is bound to a cgroup at level n; 0 means no agent at all.
+    pub levels: u64,
+    /// First secret of [`crate::PathHash`].
+    pub hash_seed: u64,
+    /// Second secret of [`crate::PathHash`], odd.
+    pub hash_factor: u64,
+    /// [`ABI_VERSION`] of whoever made the maps.
+    pub abi: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// An agent as the kernel knows it; value of map `AGENTS`, keyed by the agent's number.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Agent {
+    /// Its policy set: the key into the tables of places and peers. One write of it swaps policy.
+    pub set: u32,
+    /// [`Mode`].
+    pub mode: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// A process of an agent; value of map `TASKS`, keyed by thread group id.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Task {
+    /// The agent's number.
+    pub agent: u32,
+    /// Thread group id of the process that forked it; 0 when it was enrolled by its cgroup.
+    pub parent: u32,
+    /// `task_struct.start_boottime` of the thread group leader in nanoseconds; 0 when unknown.
+    pub start: u64,
+    /// Kernel address of `fs_struct.root.mnt` at enrolment; 0 when not yet known.
+    pub root_mount: u64,
+    /// Kernel address of `fs_struct.root.dentry` at enrolment.
+    pub root_dentry: u64,
+    /// Kernel address of the mount namespace at enrolment.
+    pub mount_ns: u64,
+}
+
+/// An object, whatever it is called; key of map `GUARDED` and of the tables in `OBJECTS`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ObjectKey {
+    /// Inode number as the hooks read it.
+    pub inode: u64,
+    /// `super_block.s_dev`: major in the upper 12 bits, minor in the lower 20.
+    pub device: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What the policy forbids of one object through every name that it has, by [`Facet`]; value of the tables in
+/// `OBJECTS`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ObjectCell {
+    /// The lowest rule that forbids this very object, or [`RULE_NONE`].
+    pub exact: [RuleId; FACETS],
+    /// The lowest rule that forbids this folder and everything beneath it, or [`RULE_NONE`].
+    pub beneath: [RuleId; FACETS],
+}
+
+/// Value of map `GUARDED`: no agent may remove, rename, link or truncate the object.
+pub const GUARD_SELF: u32 = 1;
+/// Value of map `GUARDED`: so is everything directly in this folder, and nothing may be made there.
+pub const GUARD_CHILDREN: u32 = 2;
+
+/// Per-CPU account of one lane: value of map `STREAM`, keyed by [`Lane`].
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Stream {
+    /// Numbers given out so far: the last record's `seq`.
+    pub sequence: u64,
+    /// Records that found no room, by [`Kind`].
+    pub lost: [u64; KINDS],
+}
+
+const _: () = {
+    assert!(size_of::<PlaceKey>() == 16);
+    assert!(size_of::<PlaceCell>() == 16 + 8 * FACETS);
+    assert!(size_of::<PatternRow>() == 512);
+    assert!(size_of::<JoinKey>() == 16);
+    assert!(size_of::<PeerKey>() == 24);
+    assert!(size_of::<PeerCell>() == 8 + 8 * PEER_FACETS);
+    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Agent>() == 8);
+    assert!(size_of::<Task>() == 40);
+    assert!(size_of::<ObjectKey>() == 16);
+    assert!(size_of::<Stream>() == 8 + 8 * KINDS);
+    assert!(size_of::<ObjectCell>() == 8 * FACETS);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: each is `repr(C)`, made of integers only and without implicit padding (the sizes are
+    // asserted above and `IntoBytes` is derived, which refuses padding).
+    unsafe impl aya::Pod for super::PlaceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PlaceCell {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PeerCell {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PatternRow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::JoinKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Pair {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Config {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Agent {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Task {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ObjectKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ObjectCell {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Stream {}
+}
