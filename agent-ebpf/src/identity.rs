@@ -131,21 +131,20 @@ fn actor(config: &'static Config, task: *mut Task, tgid: u32, tid: u32) -> Actor
 #[inline(never)]
 fn by_cgroup(levels: u64) -> Option<u32> {
     let group = if known_offset(&offsets().cgroup_ancestor_ids) { own_group()? } else { 0 };
-    let mut found = None;
-    for level in 0..=MAX_CGROUP_LEVEL {
+    for level in (0..=MAX_CGROUP_LEVEL).rev() {
         if levels & (1 << level) == 0 {
             continue;
         }
         let id = ancestor(group, level);
         if id == 0 {
-            break;
+            continue; // it is not that deep
         }
         // SAFETY: the value is one word.
         if let Some(agent) = unsafe { CGROUPS.get(&id) } {
-            found = Some(*agent);
+            return Some(*agent);
         }
     }
-    found
+    None
 }
 
 /// The id of the current cgroup's ancestor at a level; 0 when it is not that deep.

@@ -146,10 +146,19 @@ impl PathHash {
 /// Nothing is said.
 const NONE: Pair = Pair { permit: RULE_NONE, forbid: RULE_NONE };
 
-/// One walk along an absolute path, or along `@` and an abstract unix address: forth, for the folders and prefixes that hold the object, itself,
-/// and the patterns that match; then back, for its suffix. Feed every byte to [`PathWalk::step`], then
-/// call [`PathWalk::turn`], feed as many bytes as it says, from the last one on, to
-/// [`PathWalk::step_back`], and call [`PathWalk::finish`].
+/// Copies pair by pair: the verifier would follow a `memcpy` byte by byte.
+#[inline(always)]
+fn copy(to: &mut [Pair; FACETS], from: &[Pair; FACETS]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        // SAFETY: a reference to write to; volatile, so that the compiler calls no `memcpy`.
+        unsafe { core::ptr::write_volatile(to, *from) };
+    }
+}
+
+/// One walk along an absolute path, or along `@` and an abstract unix address, for every [`Facet`] at once:
+/// forth, for the folders and prefixes that hold the object, itself, and the patterns that match; then back,
+/// for its suffix. Feed every byte to [`PathWalk::step`], then call [`PathWalk::turn`], feed as many bytes as
+/// it says, from the last one on, to [`PathWalk::step_back`], and ask [`PathWalk::decide`].
 ///
 /// On each of these dimensions the nearest cell counts, and no other.
 #[derive(Clone, Copy, Debug, Default)]
@@ -158,45 +167,39 @@ pub struct PathWalk {
     hash: PathHash,
     /// What of [`PlaceCell::lengths`] is yet to come.
     lengths: u64,
-    /// What the nearest cell of this dimension says.
-    nearest: Pair,
-    /// What the dimensions before it said.
-    found: Pair,
+    /// What the nearest cell of this dimension says, by [`Facet`].
+    nearest: [Pair; FACETS],
+    /// What the dimensions before it said, by [`Facet`].
+    found: [Pair; FACETS],
     /// The nearest cell's class in this dimension.
     class: u32,
     /// Its class by path.
     path_class: u32,
-    facet: u32,
     state: u32,
+    pad: u32,
 }
 
 impl PathWalk {
     /// A walk that has not begun.
     #[inline(always)]
-    pub const fn new(config: &Config, facet: Facet) -> Self {
+    pub const fn new(config: &Config) -> Self {
         Self {
             hash: PathHash::new(config),
             // A first byte that is no slash is the `@` of an abstract address, which is in no folder.
             lengths: 1,
-            nearest: NONE,
-            found: NONE,
+            nearest: [NONE; FACETS],
+            found: [NONE; FACETS],
             class: 0,
             path_class: 0,
-            facet: facet as u32,
             state: STATE_START,
+            pad: 0,
         }
-    }
-
-    /// The walk's own of a cell's pairs.
-    #[inline(always)]
-    const fn pair(&self, cell: &PlaceCell) -> Pair {
-        cell.pairs[self.facet as usize & (FACETS - 1)]
     }
 
     /// Lets a cell be the nearest.
     #[inline(always)]
     fn take(&mut self, cell: &PlaceCell) {
-        self.nearest = self.pair(cell);
+        copy(&mut self.nearest, &cell.pairs);
         self.class = cell.class;
     }
 
@@ -246,9 +249,10 @@ impl PathWalk {
         if let Some(cell) = reach.place(&self.hash.key(PlaceKind::Object)) {
             self.take(cell);
         }
-        self.found = self.nearest;
+        let nearest = self.nearest;
+        copy(&mut self.found, &nearest);
         self.path_class = self.class;
-        self.nearest = NONE;
+        copy(&mut self.nearest, &[NONE; FACETS]);
         self.class = 0;
         self.hash = PathHash::new(config);
         match reach.place(&self.hash.key(PlaceKind::Suffix)) {
@@ -272,21 +276,22 @@ impl PathWalk {
         }
     }
 
-    /// Ends the walk.
+    /// What it comes to for one facet, at the end.
     #[inline(always)]
-    pub fn finish(&mut self, reach: &impl Reach) -> Decision {
-        let mut found = self.found.and(self.nearest);
+    pub fn decide(&self, facet: Facet, reach: &impl Reach) -> Decision {
+        let index = facet as usize & (FACETS - 1);
+        let mut found = self.found[index].and(self.nearest[index]);
         let mut classes = [self.path_class, self.class, 0];
         // Where there are patterns, no path ends in the state in which it began.
         if self.state != STATE_START
             && let Some(cell) = reach.place(&PlaceKey::state(self.state))
         {
-            found = found.and(self.pair(cell));
+            found = found.and(cell.pairs[index]);
             classes[2] = cell.class;
         }
         // No rule that joins dimensions holds of a path of class 0.
         if self.path_class != 0
-            && let Some(joined) = reach.join(&JoinKey { facet: self.facet, classes })
+            && let Some(joined) = reach.join(&JoinKey { facet: facet as u32, classes })
         {
             found = found.and(*joined);
         }
@@ -314,7 +319,7 @@ pub fn decide_socket(config: &Config, facet: Facet, name: &[u8], reach: &impl Re
 }
 
 fn walk(config: &Config, facet: Facet, name: &[u8], reach: &impl Reach) -> Decision {
-    let mut walk = PathWalk::new(config, facet);
+    let mut walk = PathWalk::new(config);
     for byte in name {
         walk.step(*byte, reach);
         walk.step_pattern(*byte, reach);
@@ -323,7 +328,7 @@ fn walk(config: &Config, facet: Facet, name: &[u8], reach: &impl Reach) -> Decis
     for byte in name.iter().rev().take(back) {
         walk.step_back(*byte, reach);
     }
-    walk.finish(reach)
+    walk.decide(facet, reach)
 }
 
 /// Judges what has a number and no path: a kind of socket to make, or a privilege.

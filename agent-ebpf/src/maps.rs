@@ -4,15 +4,17 @@
 //! it loads them.
 
 use agent_ebpf::{
-    ARGV_MAX, Agent, Config, ExecBody, FACETS, FileBody, Header, JoinKey, ObjectCell, ObjectKey,
-    PATH_MAX, Pair, PathWalk, PatternRow, PeerCell, PeerKey, PlaceCell, PlaceKey, RuleId,
-    SLOTS_PER_CPU, Stream, Task,
+    ARGV_MAX, Action, Agent, Config, Decision, ExecBody, FACETS, FileBody, Header, JoinKey,
+    ObjectCell, ObjectKey, PATH_MAX, Pair, PathWalk, PatternRow, PeerCell, PeerKey, PlaceCell,
+    PlaceKey, RuleId, SLOTS_PER_CPU, Stream, Task,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, RingBuf},
     macros::btf_map,
 };
+
+use crate::hooks::path::Spot;
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -136,11 +138,25 @@ pub struct Scratch {
     pub busy: u64,
     pub walk: PathWalk,
     pub climb: Climb,
+    /// The new name and the old one of what moves.
+    pub ends: [End; 2],
+    /// What its ends come to so far.
+    pub action: Action,
+    pub decision: Decision,
     /// The names met on the way up, written from the end.
     pub names: [u8; PATH_MAX + NAME_ROOM],
     /// The other path of a change that has two.
     pub result: [u8; PATH_MAX],
     pub record: FileRecord,
+}
+
+/// One end of a move.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct End {
+    pub spot: Spot,
+    /// What is asked of it: bits by [`agent_ebpf::Facet`].
+    pub asked: u32,
 }
 
 /// Room for the longest name of a directory entry and its NUL (include/linux/limits.h: `NAME_MAX`), and for

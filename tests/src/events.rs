@@ -1,7 +1,11 @@
 //! Events as the daemon writes them: the one place that knows where an OCSF event has what.
 
-use std::fs;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -32,7 +36,7 @@ pub const OBSERVED: u64 = 3;
 
 /// One event.
 #[derive(Clone, Debug)]
-pub struct Event(pub Value);
+pub struct Event(pub Arc<Value>);
 
 impl Event {
     /// The class, as its uid.
@@ -126,7 +130,7 @@ impl Event {
     #[must_use]
     pub fn text(&self, path: &[&str]) -> &str {
         path.iter()
-            .try_fold(&self.0, |value, key| value.get(key))
+            .try_fold(&*self.0, |value, key| value.get(key))
             .and_then(Value::as_str)
             .unwrap_or_default()
     }
@@ -150,44 +154,110 @@ impl Event {
     }
 }
 
-/// A reader of an events file, from where it was made on.
+/// How many rotated files there may be, as the daemon's default has it.
+const KEPT: u32 = 8;
+
+/// A reader of an events file, from where it was made on, through every rotation.
 #[derive(Clone, Debug)]
 pub struct Events {
     file: PathBuf,
-    from: usize,
     limit: Duration,
+    read: RefCell<Read>,
+}
+
+/// What a reader has read.
+#[derive(Clone, Debug, Default)]
+struct Read {
+    /// The file that the next line stands in, and where; none is the oldest there will be.
+    next: Option<(Object, u64)>,
+    events: Vec<Event>,
+}
+
+/// A file, whatever it is called by now: its device and inode.
+type Object = (u64, u64);
+
+fn object(file: &File) -> Result<Object> {
+    let about = file.metadata()?;
+    Ok((about.dev(), about.ino()))
+}
+
+/// Where the last line ends that is whole; another may be in the middle of being written.
+fn end_of(file: &Path) -> Result<(Object, u64)> {
+    let mut open = File::open(file)?;
+    let mut written = Vec::new();
+    open.read_to_end(&mut written)?;
+    Ok((object(&open)?, whole_lines(&written) as u64))
+}
+
+fn whole_lines(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
 }
 
 impl Events {
     /// A reader of what will be written from now on; the file need not exist yet.
     #[must_use]
     pub fn from_now(file: &Path, limit: Duration) -> Self {
-        // At a line's beginning: the last one may be in the middle of being written.
-        let written = fs::read(file).unwrap_or_default();
-        let from = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        Self { file: file.to_path_buf(), from, limit }
+        let events = Self::whole(file, limit);
+        events.read.borrow_mut().next = end_of(file).ok();
+        events
     }
 
-    /// A reader of the whole file.
+    /// A reader of all that is there, and of what will be written.
     #[must_use]
     pub fn whole(file: &Path, limit: Duration) -> Self {
-        Self { file: file.to_path_buf(), from: 0, limit }
+        Self { file: file.to_path_buf(), limit, read: RefCell::default() }
     }
 
-    /// What has been written so far. An error is a line that is not JSON.
+    /// The file and what it was rotated to, oldest first.
+    fn files(&self) -> Result<Vec<(Object, File)>> {
+        let rotated = (1..=KEPT).map(|number| format!("{}.{number}", self.file.display()).into());
+        let mut files: Vec<(Object, File)> = Vec::new();
+        for path in std::iter::once(self.file.clone()).chain(rotated) {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                // There are no more, or a rotation is under way.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).with_context(|| format!("cannot open {path:?}")),
+            };
+            let own = object(&file)?;
+            // Rotated since the file before it was opened, it comes a second time.
+            if files.iter().all(|(other, _)| *other != own) {
+                files.push((own, file));
+            }
+        }
+        files.reverse();
+        Ok(files)
+    }
+
+    /// What has been written so far. An error is a line that is not JSON, or one that is gone.
     pub fn so_far(&self) -> Result<Vec<Event>> {
-        let Ok(bytes) = fs::read(&self.file) else {
-            return Ok(Vec::new());
+        let mut read = self.read.borrow_mut();
+        let files = self.files()?;
+        let first = match read.next {
+            None => 0,
+            // A rotation stands between two names of one file; the next look finds it.
+            Some(_) if files.is_empty() => return Ok(read.events.clone()),
+            Some((wanted, _)) => files
+                .iter()
+                .position(|(own, _)| *own == wanted)
+                .with_context(|| format!("{:?} was rotated away unread", self.file))?,
         };
-        let new = bytes.get(self.from..).unwrap_or_default();
-        let whole = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let text = std::str::from_utf8(&new[..whole]).context("the events are not UTF-8")?;
-        text.lines()
-            .map(|line| match serde_json::from_str(line) {
-                Ok(value) => Ok(Event(value)),
-                Err(error) => bail!("an event is not JSON ({error}): {line}"),
-            })
-            .collect()
+        for (own, mut file) in files.into_iter().skip(first) {
+            let from = read.next.filter(|(wanted, _)| *wanted == own).map_or(0, |(_, from)| from);
+            file.seek(SeekFrom::Start(from))?;
+            let mut new = Vec::new();
+            file.read_to_end(&mut new)?;
+            let lines = whole_lines(&new);
+            let text = std::str::from_utf8(&new[..lines]).context("the events are not UTF-8")?;
+            for line in text.lines() {
+                match serde_json::from_str(line) {
+                    Ok(value) => read.events.push(Event(Arc::new(value))),
+                    Err(error) => bail!("an event is not JSON ({error}): {line}"),
+                }
+            }
+            read.next = Some((own, from + lines as u64));
+        }
+        Ok(read.events.clone())
     }
 
     /// Waits for an event that is told of. The error lists what came instead.

@@ -152,7 +152,7 @@ impl Toolchain {
         cargo.env(
             "RUSTFLAGS",
             format!(
-                "-C linker={} -C debuginfo=2 -C link-arg=--btf --cfg bpf_target_arch=\"{}\"",
+                "-C linker={} -C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order --cfg bpf_target_arch=\"{}\"",
                 self.linker.display(),
                 env::consts::ARCH
             ),

@@ -65,6 +65,8 @@ pub struct Found {
     pub objects: Objects,
     /// The first forbidden folder in which not every hard link was looked for.
     pub cut: Option<PathBuf>,
+    /// The first forbidden place at which something lies that could not be looked at, and why.
+    pub unseen: Option<(PathBuf, io::Error)>,
 }
 
 /// Looks up the objects at these places. `None` when no process is there through which to look; what was
@@ -106,14 +108,33 @@ impl Looker {
     }
 
     fn place(&mut self, path: &Path, cell: &ObjectCell) {
-        // What is not there now has no object; its name is forbidden all the same.
-        let Ok(file) = self.open(path, OFlag::O_PATH, ResolveFlag::empty()) else { return };
-        let Ok(stat) = file.metadata() else { return };
-        let Some(key) = self.mounts.key(&file, &stat) else { return };
-        add(&mut self.found.objects, key, cell);
-        if stat.is_dir() && cell.beneath.iter().any(|rule| *rule != RULE_NONE) {
-            self.hard_links(path, stat.dev(), cell.beneath);
+        match self.lies_at(path) {
+            Ok((key, stat)) => {
+                add(&mut self.found.objects, key, cell);
+                if stat.is_dir() && cell.beneath.iter().any(|rule| *rule != RULE_NONE) {
+                    self.hard_links(path, stat.dev(), cell.beneath);
+                }
+            }
+            // What is not there now has no object; its name is forbidden all the same.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) => {}
+            Err(error) => {
+                self.found.unseen.get_or_insert((path.to_path_buf(), error));
+            }
         }
+    }
+
+    /// The object that a path leads to.
+    fn lies_at(&self, path: &Path) -> io::Result<((u32, u64), fs::Metadata)> {
+        let file = self.open(path, OFlag::O_PATH, ResolveFlag::empty())?;
+        let stat = file.metadata()?;
+        let key = self.mounts.key(&file, &stat).ok_or_else(|| {
+            io::Error::other("the kernel does not say on which file system it lies")
+        })?;
+        Ok((key, stat))
     }
 
     /// Files beneath a folder that have other names, which may lie elsewhere.
@@ -123,9 +144,16 @@ impl Looker {
         let mut seen = BTreeSet::new();
         while let Some(folder) = folders.pop() {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
-            let Ok(open) = self.open(&folder, flags, ResolveFlag::empty()) else { continue };
-            let Ok(entries) = fs::read_dir(format!("/proc/self/fd/{}", fd(&open))) else {
-                continue;
+            let entries = self
+                .open(&folder, flags, ResolveFlag::empty())
+                .and_then(|open| fs::read_dir(format!("/proc/self/fd/{}", fd(&open))));
+            let entries = match entries {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    self.found.unseen.get_or_insert((folder, error));
+                    continue;
+                }
             };
             for entry in entries.filter_map(Result::ok) {
                 if self.left == 0 || self.links == 0 {

@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod gap;
+mod hooks;
 pub mod host;
 pub mod json;
 mod launches;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_ebpf::{
-    FileBody, Header, Hook, PeerBody, Privilege, RULE_NONE, RULE_PROTECTED, Verdict, family,
+    FileBody, Header, PeerBody, Privilege, RULE_NONE, RULE_PROTECTED, Verdict, family,
 };
 
 use super::clock::Clock;
@@ -220,103 +220,6 @@ pub(super) fn uri(out: &mut Vec<u8>, path: &[u8]) {
             // Writing to a `Vec` cannot fail.
             let _ = write!(out, "%{byte:02X}");
         }
-    }
-}
-
-/// What was done to a file, by the hook that saw it; `None` for hooks that see no files.
-pub(super) const fn operation(hook: Hook) -> Option<&'static str> {
-    match hook {
-        Hook::FileOpen | Hook::Fanotify => Some("open"),
-        Hook::BprmCheck => Some("exec"),
-        Hook::PathUnlink => Some("unlink"),
-        Hook::PathRmdir => Some("rmdir"),
-        Hook::PathRename => Some("rename"),
-        Hook::PathLink => Some("link"),
-        Hook::PathMknod => Some("create"),
-        Hook::PathMkdir => Some("mkdir"),
-        Hook::PathSymlink => Some("symlink"),
-        Hook::PathTruncate => Some("truncate"),
-        Hook::PathChmod => Some("chmod"),
-        Hook::PathChown => Some("chown"),
-        Hook::InodeSetattr => Some("utimes"),
-        Hook::InodeSetxattr => Some("setxattr"),
-        Hook::InodeRemovexattr => Some("removexattr"),
-        Hook::InodeSetAcl => Some("setfacl"),
-        Hook::InodeRemoveAcl => Some("removefacl"),
-        Hook::SocketConnect
-        | Hook::Bpf
-        | Hook::Connect4
-        | Hook::Connect6
-        | Hook::Sendmsg4
-        | Hook::Sendmsg6
-        | Hook::Bind4
-        | Hook::Bind6
-        | Hook::SchedFork
-        | Hook::SchedExec
-        | Hook::SchedExit
-        | Hook::SocketCreate
-        | Hook::SockCreate
-        | Hook::SocketListen
-        | Hook::SocketBind
-        | Hook::UnixStreamConnect
-        | Hook::UnixMaySend
-        | Hook::PtraceAccessCheck
-        | Hook::TaskKill
-        | Hook::SbMount
-        | Hook::MoveMount
-        | Hook::SbUmount
-        | Hook::SbPivotroot
-        | Hook::UsernsCreate
-        | Hook::Capable
-        | Hook::BprmCredsFromFile => None,
-    }
-}
-
-/// True for the hooks that see datagrams sent without a connection.
-pub(super) const fn is_datagram(hook: Hook) -> bool {
-    match hook {
-        Hook::Sendmsg4 | Hook::Sendmsg6 | Hook::UnixMaySend => true,
-        Hook::FileOpen
-        | Hook::BprmCheck
-        | Hook::SocketConnect
-        | Hook::Bpf
-        | Hook::Connect4
-        | Hook::Connect6
-        | Hook::Bind4
-        | Hook::Bind6
-        | Hook::SchedFork
-        | Hook::SchedExec
-        | Hook::SchedExit
-        | Hook::Fanotify
-        | Hook::PathUnlink
-        | Hook::PathRmdir
-        | Hook::PathRename
-        | Hook::PathLink
-        | Hook::PathMknod
-        | Hook::PathMkdir
-        | Hook::PathSymlink
-        | Hook::PathTruncate
-        | Hook::PathChmod
-        | Hook::PathChown
-        | Hook::InodeSetattr
-        | Hook::InodeSetxattr
-        | Hook::InodeRemovexattr
-        | Hook::InodeSetAcl
-        | Hook::InodeRemoveAcl
-        | Hook::SocketCreate
-        | Hook::SockCreate
-        | Hook::SocketListen
-        | Hook::SocketBind
-        | Hook::UnixStreamConnect
-        | Hook::PtraceAccessCheck
-        | Hook::TaskKill
-        | Hook::SbMount
-        | Hook::MoveMount
-        | Hook::SbUmount
-        | Hook::SbPivotroot
-        | Hook::UsernsCreate
-        | Hook::Capable
-        | Hook::BprmCredsFromFile => false,
     }
 }
 

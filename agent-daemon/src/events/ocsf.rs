@@ -41,11 +41,12 @@ use agent_ebpf::{
 
 use super::clock::Clock;
 use super::gap::Gap;
+use super::hooks::{Operation, Sees, sees};
 use super::host::Host;
 use super::json::{self, Object};
 use super::objects::{
-    address, agent, base, comm, file, identity, is_datagram, is_root, operation, parents,
-    privilege_name, program, running, uri, verdict, write_time,
+    address, agent, base, comm, file, identity, is_root, parents, privilege_name, program, running,
+    uri, verdict, write_time,
 };
 use super::pipeline::AgentInfo;
 use super::processes::{ExeFrom, Handle, Image, Processes};
@@ -142,45 +143,18 @@ const fn file_activity(hook: Hook, action: Action, body: &FileBody) -> Activity 
         | Action::Socket
         | Action::Privilege => Activity(2, None),
     };
-    match hook {
-        Hook::PathMknod | Hook::PathMkdir | Hook::PathSymlink => Activity(1, None),
-        Hook::PathTruncate => Activity(3, None),
-        Hook::PathUnlink | Hook::PathRmdir => Activity(4, None),
-        Hook::PathRename => Activity(5, None),
-        Hook::InodeSetattr | Hook::InodeSetxattr | Hook::InodeRemovexattr => Activity(6, None),
-        Hook::PathChmod | Hook::PathChown | Hook::InodeSetAcl | Hook::InodeRemoveAcl => {
+    let Sees::File(operation) = sees(hook) else { return opened };
+    match operation {
+        Operation::Open | Operation::Exec => opened,
+        Operation::Create | Operation::Mkdir | Operation::Symlink => Activity(1, None),
+        Operation::Truncate => Activity(3, None),
+        Operation::Unlink | Operation::Rmdir => Activity(4, None),
+        Operation::Rename => Activity(5, None),
+        Operation::Utimes | Operation::Setxattr | Operation::Removexattr => Activity(6, None),
+        Operation::Chmod | Operation::Chown | Operation::Setfacl | Operation::Removefacl => {
             Activity(7, None)
         }
-        Hook::PathLink => Activity(OTHER, Some("Link")),
-        Hook::FileOpen
-        | Hook::BprmCheck
-        | Hook::Fanotify
-        | Hook::SocketConnect
-        | Hook::Bpf
-        | Hook::Connect4
-        | Hook::Connect6
-        | Hook::Sendmsg4
-        | Hook::Sendmsg6
-        | Hook::Bind4
-        | Hook::Bind6
-        | Hook::SchedFork
-        | Hook::SchedExec
-        | Hook::SchedExit
-        | Hook::SocketCreate
-        | Hook::SockCreate
-        | Hook::SocketListen
-        | Hook::SocketBind
-        | Hook::UnixStreamConnect
-        | Hook::UnixMaySend
-        | Hook::PtraceAccessCheck
-        | Hook::TaskKill
-        | Hook::SbMount
-        | Hook::MoveMount
-        | Hook::SbUmount
-        | Hook::SbPivotroot
-        | Hook::UsernsCreate
-        | Hook::Capable
-        | Hook::BprmCredsFromFile => opened,
+        Operation::Link => Activity(OTHER, Some("Link")),
     }
 }
 
@@ -280,8 +254,8 @@ impl Ocsf {
                 }
             },
             |o| {
-                if let Some(operation) = operation(hook) {
-                    o.str("operation", operation);
+                if let Sees::File(operation) = sees(hook) {
+                    o.str("operation", operation.name());
                 }
             },
         );
@@ -694,7 +668,7 @@ const fn networking(record: &Record<'_>) -> (Activity, bool) {
         | Action::Write
         | Action::Socket
         | Action::Privilege => {
-            let activity = if is_datagram(record.hook) { 6 } else { 1 };
+            let activity = if matches!(sees(record.hook), Sees::Datagram) { 6 } else { 1 };
             (Activity(activity, None), false)
         }
     }

@@ -6,20 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_ebpf::{ABI_VERSION, Config, Kernel, Offsets, SLOTS_PER_CPU};
+use agent_ebpf::{ABI_VERSION, Config, SLOTS_PER_CPU};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, Map, MapData},
-    programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Lsm, ProgramError,
-        ProgramInfo, links::FdLink,
-    },
+    programs::ProgramError,
 };
 use serde::Serialize;
 
 use super::{
     btf::{Btf, BtfError},
+    facts,
     host::{self, Host, HostError},
+    programs::{Attacher, Kind, PROGRAMS, explain, verified},
     tables::{TableError, Tables},
 };
 
@@ -178,63 +177,6 @@ pub struct Loaded {
     pub config: Config,
 }
 
-enum Kind {
-    Lsm(&'static str),
-    Trace(&'static str),
-    Cgroup,
-    CgroupSock,
-}
-
-/// Every program: its name in the object, its hook, its kind.
-const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 43] = {
-    use agent_ebpf::Hook;
-    [
-        ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
-        ("sched_exec", Hook::SchedExec, Kind::Trace("sched_process_exec")),
-        ("sched_exit", Hook::SchedExit, Kind::Trace("sched_process_exit")),
-        ("connect4", Hook::Connect4, Kind::Cgroup),
-        ("connect6", Hook::Connect6, Kind::Cgroup),
-        ("sendmsg4", Hook::Sendmsg4, Kind::Cgroup),
-        ("sendmsg6", Hook::Sendmsg6, Kind::Cgroup),
-        ("bind4", Hook::Bind4, Kind::Cgroup),
-        ("bind6", Hook::Bind6, Kind::Cgroup),
-        ("sock_create", Hook::SockCreate, Kind::CgroupSock),
-        ("bpf_call", Hook::Bpf, Kind::Lsm("bpf")),
-        ("socket_connect", Hook::SocketConnect, Kind::Lsm("socket_connect")),
-        ("socket_create", Hook::SocketCreate, Kind::Lsm("socket_create")),
-        ("socket_listen", Hook::SocketListen, Kind::Lsm("socket_listen")),
-        ("ptrace_check", Hook::PtraceAccessCheck, Kind::Lsm("ptrace_access_check")),
-        ("task_kill", Hook::TaskKill, Kind::Lsm("task_kill")),
-        ("sb_mount", Hook::SbMount, Kind::Lsm("sb_mount")),
-        ("move_mount", Hook::MoveMount, Kind::Lsm("move_mount")),
-        ("sb_umount", Hook::SbUmount, Kind::Lsm("sb_umount")),
-        ("sb_pivotroot", Hook::SbPivotroot, Kind::Lsm("sb_pivotroot")),
-        ("userns_create", Hook::UsernsCreate, Kind::Lsm("userns_create")),
-        ("capable", Hook::Capable, Kind::Lsm("capable")),
-        ("bprm_creds", Hook::BprmCredsFromFile, Kind::Lsm("bprm_creds_from_file")),
-        ("bprm_check", Hook::BprmCheck, Kind::Lsm("bprm_check_security")),
-        ("file_open", Hook::FileOpen, Kind::Lsm("file_open")),
-        ("path_unlink", Hook::PathUnlink, Kind::Lsm("path_unlink")),
-        ("path_rmdir", Hook::PathRmdir, Kind::Lsm("path_rmdir")),
-        ("path_rename", Hook::PathRename, Kind::Lsm("path_rename")),
-        ("path_link", Hook::PathLink, Kind::Lsm("path_link")),
-        ("path_mknod", Hook::PathMknod, Kind::Lsm("path_mknod")),
-        ("path_mkdir", Hook::PathMkdir, Kind::Lsm("path_mkdir")),
-        ("path_symlink", Hook::PathSymlink, Kind::Lsm("path_symlink")),
-        ("path_truncate", Hook::PathTruncate, Kind::Lsm("path_truncate")),
-        ("path_chmod", Hook::PathChmod, Kind::Lsm("path_chmod")),
-        ("path_chown", Hook::PathChown, Kind::Lsm("path_chown")),
-        ("inode_setattr", Hook::InodeSetattr, Kind::Lsm("inode_setattr")),
-        ("inode_setxattr", Hook::InodeSetxattr, Kind::Lsm("inode_setxattr")),
-        ("inode_removexattr", Hook::InodeRemovexattr, Kind::Lsm("inode_removexattr")),
-        ("inode_set_acl", Hook::InodeSetAcl, Kind::Lsm("inode_set_acl")),
-        ("inode_remove_acl", Hook::InodeRemoveAcl, Kind::Lsm("inode_remove_acl")),
-        ("socket_bind", Hook::SocketBind, Kind::Lsm("socket_bind")),
-        ("unix_connect", Hook::UnixStreamConnect, Kind::Lsm("unix_stream_connect")),
-        ("unix_may_send", Hook::UnixMaySend, Kind::Lsm("unix_may_send")),
-    ]
-};
-
 /// Loads the kernel half, or takes over what is pinned.
 pub fn load(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     host::require_bpffs(&settings.pins)?;
@@ -326,15 +268,15 @@ fn object(
     aya_btf: &aya::Btf,
     pinned: Option<&Path>,
 ) -> Result<Ebpf, LoadError> {
-    let offsets = resolve(btf)?;
-    let kernel = facts(host, btf);
+    let offsets = facts::offsets(btf)?;
+    let kernel = facts::facts(host, btf);
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(aya_btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("KERNEL", &kernel, true)
         .map_max_entries("TASKS", settings.processes)
-        .map_max_entries("SCRATCH", SLOTS_PER_CPU * cpus())
+        .map_max_entries("SCRATCH", SLOTS_PER_CPU * facts::cpus())
         .map_max_entries("DENIED", settings.denied_bytes)
         .map_max_entries("TOLD", settings.told_bytes);
     if let Some(folder) = pinned {
@@ -508,59 +450,6 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
     Ok(Loaded { tables, coverage, config })
 }
 
-fn resolve(btf: &Btf) -> Result<Offsets, LoadError> {
-    let offsets = Offsets::resolve(|owner, member| btf.offset(owner, member));
-    let missing: Vec<String> = offsets
-        .missing()
-        // Gone since 6.1, where a helper takes its place; and the name that x86 alone gives.
-        .filter(|missing| !matches!(missing, ("cgroup", "ancestor_ids") | ("pt_regs", "orig_ax")))
-        .map(|(owner, member)| format!("struct {owner}.{member}"))
-        .collect();
-    if missing.is_empty() { Ok(offsets) } else { Err(LoadError::Offsets(missing.join(", "))) }
-}
-
-fn facts(host: &Host, btf: &Btf) -> Kernel {
-    let bit = if host.version >= (6, 14) {
-        24
-    } else if host.version >= (6, 5) {
-        25
-    } else {
-        26
-    };
-    // The verdict so far follows the hook's own parameters.
-    let bpf_verdict = if btf.parameters("bpf_lsm_bpf") == Some(4) { 4 } else { 3 };
-    let setattr_dentry = u32::from(btf.parameters("bpf_lsm_inode_setattr") == Some(3));
-    let number = |call: nix::libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
-    use nix::libc as sys;
-    Kernel {
-        backing_mode: 1 << bit,
-        backing_beside: if bit == 25 { 1 << 24 | 1 << 26 } else { 0 },
-        bpf_verdict,
-        setattr_dentry,
-        namespace_calls: [sys::SYS_clone, sys::SYS_clone3, sys::SYS_unshare, sys::SYS_setns]
-            .map(number),
-        mount_calls: [
-            sys::SYS_mount,
-            sys::SYS_umount2,
-            sys::SYS_pivot_root,
-            sys::SYS_open_tree,
-            sys::SYS_move_mount,
-            sys::SYS_fsopen,
-            sys::SYS_fsconfig,
-            sys::SYS_fsmount,
-            sys::SYS_fspick,
-            sys::SYS_mount_setattr,
-        ]
-        .map(number),
-    }
-}
-
-/// How many CPUs the kernel may ever number, present or not.
-fn cpus() -> u32 {
-    let possible = aya::util::nr_cpus().ok().and_then(|count| u32::try_from(count).ok());
-    possible.unwrap_or(128)
-}
-
 fn random() -> Result<u64, LoadError> {
     let path = PathBuf::from("/dev/urandom");
     let mut bytes = [0; 8];
@@ -568,93 +457,6 @@ fn random() -> Result<u64, LoadError> {
         .and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes))
         .map_err(|source| LoadError::Io { path, source })?;
     Ok(u64::from_ne_bytes(bytes))
-}
-
-fn explain(host: &Host, error: &ProgramError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        let more = source.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = source.source();
-    }
-    format!("refused by {}: {text}", host.release)
-}
-
-fn verified(info: &ProgramInfo) -> Option<u32> {
-    info.verified_instruction_count()
-}
-
-struct Attacher<'a> {
-    host: &'a Host,
-    settings: &'a Settings,
-    btf: &'a aya::Btf,
-    links: &'a Path,
-}
-
-impl Attacher<'_> {
-    /// Has the verifier check one program; returns what it counted.
-    fn check(&self, ebpf: &mut Ebpf, name: &str, kind: &Kind) -> Result<Option<u32>, ProgramError> {
-        let program = ebpf.program_mut(name).ok_or_else(|| {
-            ProgramError::IOError(io::Error::other(format!("the object has no program {name}")))
-        })?;
-        match kind {
-            Kind::Lsm(hook) => <&mut Lsm>::try_from(&mut *program)?.load(hook, self.btf)?,
-            Kind::Trace(point) => {
-                <&mut BtfTracePoint>::try_from(&mut *program)?.load(point, self.btf)?
-            }
-            Kind::Cgroup => <&mut CgroupSockAddr>::try_from(&mut *program)?.load()?,
-            Kind::CgroupSock => <&mut CgroupSock>::try_from(&mut *program)?.load()?,
-        }
-        Ok(program.info().ok().as_ref().and_then(verified))
-    }
-
-    /// Checks, attaches and pins one program; returns what the verifier counted.
-    fn attach(
-        &self,
-        ebpf: &mut Ebpf,
-        name: &str,
-        kind: &Kind,
-    ) -> Result<Option<u32>, ProgramError> {
-        let verified = self.check(ebpf, name, kind)?;
-        let Some(program) = ebpf.program_mut(name) else {
-            return Ok(None);
-        };
-        let no_link = || {
-            ProgramError::IOError(io::Error::other(format!(
-                "{} gives no link for cgroup programs",
-                self.host.release
-            )))
-        };
-        let cgroup = || fs::File::open(&self.settings.attach).map_err(ProgramError::IOError);
-        let link: FdLink = match kind {
-            Kind::Lsm(_) => {
-                let program: &mut Lsm = program.try_into()?;
-                let id = program.attach()?;
-                program.take_link(id)?.into()
-            }
-            Kind::Trace(_) => {
-                let program: &mut BtfTracePoint = program.try_into()?;
-                let id = program.attach()?;
-                program.take_link(id)?.into()
-            }
-            Kind::Cgroup => {
-                let program: &mut CgroupSockAddr = program.try_into()?;
-                let id = program.attach(cgroup()?, CgroupAttachMode::Single)?;
-                program.take_link(id)?.try_into().map_err(|_| no_link())?
-            }
-            Kind::CgroupSock => {
-                let program: &mut CgroupSock = program.try_into()?;
-                let id = program.attach(cgroup()?, CgroupAttachMode::Single)?;
-                program.take_link(id)?.try_into().map_err(|_| no_link())?
-            }
-        };
-        link.pin(self.links.join(name))
-            .map_err(|error| ProgramError::IOError(io::Error::other(error.to_string())))?;
-        Ok(verified)
-    }
 }
 
 /// Prints the kernel half's own log lines, for its developers.

@@ -2,9 +2,11 @@
 //! rings read.
 
 pub mod btf;
+mod facts;
 pub mod fanotify;
 pub mod host;
 pub mod load;
+mod programs;
 pub mod rings;
 pub mod tables;
 

@@ -11,24 +11,28 @@
 //! Ambit's own objects, and the folders that lead to them, are out of reach here whatever the policy says.
 
 use agent_ebpf::{
-    Action, Decision, GUARD_CHILDREN, GUARD_SELF, Hook, PATH_MAX, RULE_NONE, RULE_PROTECTED,
+    Action, Decision, Facet, GUARD_CHILDREN, GUARD_SELF, Hook, PATH_MAX, RULE_NONE, RULE_PROTECTED,
     Reason, Verdict,
 };
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{bpf_probe_read_kernel_buf, generated::bpf_get_current_task},
+    cty::c_long,
+    helpers::{
+        bpf_probe_read_kernel_buf,
+        generated::{bpf_get_current_task, bpf_loop},
+    },
     programs::LsmContext,
 };
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void};
 
 use super::{
-    file::{self, Judged, Object},
+    file::{self, Judged, Object, Places},
     path::{self, Name, Spot},
     unix,
 };
 use crate::{
     identity::{self, Actor},
-    maps::{GUARDED, Scratch},
+    maps::{End, GUARDED, Scratch},
     offsets::{kernel, known, offsets},
 };
 
@@ -289,7 +293,10 @@ fn judge(
     let decision = match path::resolve(actor, spot, slot) {
         _ if is_guarded => PROTECTED,
         Err(reason) => Decision::because(reason),
-        Ok(name) => file::decide(actor, slot, &name, Action::Write, object.is_dir),
+        Ok(name) => match file::walk(actor, slot, name.len) {
+            Err(reason) => Decision::because(reason),
+            Ok(tables) => file::decide(slot, &tables, Facet::of(Action::Write, object.is_dir)),
+        },
     };
     let verdict = actor.verdict(decision);
     if tells || !matches!(verdict, Verdict::Allowed) {
@@ -318,28 +325,33 @@ fn judge_move(actor: &Actor, moved: &Move, is_guarded: bool) -> i32 {
     let Some(slot) = file::claim() else {
         return file::unjudged(actor);
     };
-    let is_dir = moved.object.is_dir;
-    let (mut action, mut decision) = match path::resolve(actor, &moved.new, slot) {
-        Err(reason) => (Action::Write, Decision::because(reason)),
-        Ok(name) => {
-            let judged =
-                end(actor, slot, &name, [is_dir, moved.other], moved.swaps.then_some(moved.other));
-            keep_result(slot, &name);
-            judged
-        }
-    };
-    slot.record.body.flags = moved.flags;
-    match path::resolve(actor, &moved.old, slot) {
-        Err(reason) if decision.allows() => decision = Decision::because(reason),
-        Ok(name) if decision.allows() => {
-            let other = if moved.swaps { moved.other } else { is_dir };
-            (action, decision) = end(actor, slot, &name, [is_dir, other], Some(is_dir));
-        }
-        Ok(_) | Err(_) => {}
+    let (is_dir, other) = (moved.object.is_dir, moved.other);
+    let leaves = asks(Action::Read, is_dir);
+    let returns = if moved.swaps { asks(Action::Read, other) } else { 0 };
+    let written = asks(Action::Write, is_dir);
+    let replaced = asks(Action::Write, other);
+    // What is under the new name is written there, and under the old one if it moves there.
+    let swapped = if moved.swaps { replaced } else { written };
+    slot.ends = [
+        End { spot: moved.new, asked: written | replaced | returns },
+        End { spot: moved.old, asked: written | swapped | leaves },
+    ];
+    slot.action = Action::Write;
+    slot.decision = Decision::because(Reason::Permitted);
+    let mut ends = Ends { actor, slot };
+    // SAFETY: the callback has the helper's signature, and `ends` outlives the call.
+    let done =
+        unsafe { bpf_loop(2, judge_end as *const () as *mut c_void, (&raw mut ends).cast(), 0) };
+    // SAFETY: still ours.
+    let slot = unsafe { &mut *ends.slot };
+    if done != 2 {
+        slot.decision = Decision::because(Reason::PathUnresolved);
     }
     if is_guarded {
-        (action, decision) = (Action::Write, PROTECTED);
+        (slot.action, slot.decision) = (Action::Write, PROTECTED);
     }
+    slot.record.body.flags = moved.flags;
+    let (action, decision) = (slot.action, slot.decision);
     let verdict = actor.verdict(decision);
     let judged = Judged { hook: moved.hook, action, decision, verdict };
     file::tell(actor, slot, &moved.object, &judged);
@@ -347,26 +359,61 @@ fn judge_move(actor: &Actor, moved: &Move, is_guarded: bool) -> i32 {
     file::outcome(verdict)
 }
 
-/// Judges one end of a move: `write` on what leaves and on what comes there, and `read` on what gets
-/// another name.
+/// The bit of a facet in [`End::asked`].
 #[inline(always)]
-fn end(
-    actor: &Actor,
-    slot: &mut Scratch,
-    name: &Name,
-    written: [bool; 2],
-    read: Option<bool>,
-) -> (Action, Decision) {
-    let mut decision = file::decide(actor, slot, name, Action::Write, written[0]);
-    if decision.allows() && written[1] != written[0] {
-        decision = file::decide(actor, slot, name, Action::Write, written[1]);
-    }
-    match read {
-        Some(is_dir) if decision.allows() => {
-            let second = file::decide(actor, slot, name, Action::Read, is_dir);
-            if second.allows() { (Action::Write, decision) } else { (Action::Read, second) }
+fn asks(action: Action, is_dir: bool) -> u32 {
+    Facet::of(action, is_dir).map_or(0, |facet| 1 << facet as u32)
+}
+
+/// What [`judge_end`] needs.
+struct Ends<'a> {
+    actor: &'a Actor,
+    slot: *mut Scratch,
+}
+
+/// Judges one end of a move, the new name and then the old one; called by `bpf_loop`.
+extern "C" fn judge_end(index: u64, ends: *mut Ends<'_>) -> c_long {
+    // SAFETY: `judge_move` passed it; the slot is ours.
+    let (actor, slot) = unsafe { ((*ends).actor, &mut *(*ends).slot) };
+    let End { spot, asked } = slot.ends[index as usize & 1];
+    let walked = match path::resolve(actor, &spot, slot) {
+        Ok(name) => {
+            if index == 0 {
+                keep_result(slot, &name);
+            }
+            file::walk(actor, slot, name.len)
         }
-        Some(_) | None => (Action::Write, decision),
+        Err(reason) => Err(reason),
+    };
+    let tables = match walked {
+        Ok(tables) => tables,
+        Err(reason) => {
+            if slot.decision.allows() {
+                (slot.action, slot.decision) = (Action::Write, Decision::because(reason));
+            }
+            return 0;
+        }
+    };
+    // One after the other: in a loop, the verifier would not know what a facet's number may be.
+    ask(slot, &tables, asked, Facet::WriteFile);
+    ask(slot, &tables, asked, Facet::WriteDir);
+    ask(slot, &tables, asked, Facet::ReadFile);
+    ask(slot, &tables, asked, Facet::ReadDir);
+    0
+}
+
+/// Judges one end for one facet, if it is asked for and nothing is denied yet.
+#[inline(always)]
+fn ask(slot: &mut Scratch, tables: &Places, asked: u32, facet: Facet) {
+    if asked & 1 << facet as u32 == 0 || !slot.decision.allows() {
+        return;
+    }
+    let decision = file::decide(slot, tables, Some(facet));
+    let is_read = matches!(facet, Facet::ReadFile | Facet::ReadDir);
+    // What is told of a move that goes ahead is who permits the change.
+    if !is_read || !decision.allows() {
+        slot.action = if is_read { Action::Read } else { Action::Write };
+        slot.decision = decision;
     }
 }
 

@@ -17,7 +17,7 @@ use core::ffi::c_void;
 
 use super::{
     DENY,
-    path::{self, Name, Spot},
+    path::{self, Spot},
 };
 use crate::{
     atomic, emit,
@@ -177,21 +177,24 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
         Ok(name) if name.is_deleted && matches!(action, Action::Exec) => {
             Decision::because(Reason::NoName)
         }
-        Ok(name) => {
-            let decision = decide(actor, slot, &name, action, object.is_dir);
-            match wanted.then {
-                Some(then) if decision.allows() => {
-                    let second = decide(actor, slot, &name, then, object.is_dir);
-                    if second.allows() {
-                        decision
-                    } else {
-                        action = then;
-                        second
+        Ok(name) => match walk(actor, slot, name.len) {
+            Err(reason) => Decision::because(reason),
+            Ok(tables) => {
+                let decision = decide(slot, &tables, Facet::of(action, object.is_dir));
+                match wanted.then {
+                    Some(then) if decision.allows() => {
+                        let second = decide(slot, &tables, Facet::of(then, object.is_dir));
+                        if second.allows() {
+                            decision
+                        } else {
+                            action = then;
+                            second
+                        }
                     }
+                    Some(_) | None => decision,
                 }
-                _ => decision,
             }
-        }
+        },
     };
     let verdict = actor.verdict(decision);
     let opened_to_run = matches!(hook, Hook::FileOpen) && matches!(action, Action::Exec);
@@ -227,26 +230,17 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-/// Judges an action on the path in the slot, and on the object that was found under it.
+/// What is to be said, after a walk, of the path in the slot and of the object that was found under it. No
+/// facet is an action that is not judged by path.
 #[inline(always)]
-pub fn decide(
-    actor: &Actor,
-    slot: &mut Scratch,
-    name: &Name,
-    action: Action,
-    is_dir: bool,
-) -> Decision {
-    match Facet::of(action, is_dir) {
-        Some(facet) => decide_as(actor, slot, name, facet),
+pub fn decide(slot: &Scratch, tables: &Places, facet: Option<Facet>) -> Decision {
+    match facet {
+        Some(facet) => {
+            let object = slot.climb.forbidden[facet as usize & (FACETS - 1)];
+            slot.walk.decide(facet, tables).or_forbidden(object)
+        }
         None => Decision::because(Reason::PathUnresolved),
     }
-}
-
-/// The same, for one facet.
-#[inline(always)]
-pub fn decide_as(actor: &Actor, slot: &mut Scratch, name: &Name, facet: Facet) -> Decision {
-    let object = slot.climb.forbidden[facet as usize & (FACETS - 1)];
-    walk(actor, slot, name.len, facet).or_forbidden(object)
 }
 
 /// The rule that forbids an action on the object that was found, whatever it is called.
@@ -310,17 +304,17 @@ struct Steps {
     len: u32,
 }
 
-/// Judges `len` bytes of the slot's path.
+/// Walks `len` bytes of the slot's path. What comes back is what the walk is to be asked with.
 #[inline(always)]
-pub fn walk(actor: &Actor, slot: &mut Scratch, len: u32, facet: Facet) -> Decision {
+pub fn walk(actor: &Actor, slot: &mut Scratch, len: u32) -> Result<Places, Reason> {
     // SAFETY: a lookup; the inner map lives until the program ends.
     let Some(places) = (unsafe { PLACES.get(&actor.set) }) else {
-        return Decision::because(Reason::NoPolicy);
+        return Err(Reason::NoPolicy);
     };
     let places: *mut c_void = core::ptr::from_ref(places).cast_mut().cast();
     // SAFETY: as above.
     let patterns = unsafe { PATTERNS.get(&actor.set) };
-    slot.walk = PathWalk::new(actor.config, facet);
+    slot.walk = PathWalk::new(actor.config);
     let mut tables = Places { set: actor.set, places, patterns: places };
     let walked = if let Some(patterns) = patterns {
         tables.patterns = core::ptr::from_ref(patterns).cast_mut().cast();
@@ -329,17 +323,16 @@ pub fn walk(actor: &Actor, slot: &mut Scratch, len: u32, facet: Facet) -> Decisi
         each(len, step, &mut Steps { slot, tables, len })
     };
     if !walked {
-        return Decision::because(Reason::PathUnresolved);
+        return Err(Reason::PathUnresolved);
     }
     let mut steps = Steps { slot, tables, len };
     // SAFETY: still ours.
     let longest = unsafe { (*steps.slot).walk.turn(actor.config, &tables) };
     let back = if longest < len { longest } else { len };
     if back > 0 && !each(back, step_back, &mut steps) {
-        return Decision::because(Reason::PathUnresolved);
+        return Err(Reason::PathUnresolved);
     }
-    // SAFETY: still ours.
-    unsafe { (*steps.slot).walk.finish(&tables) }
+    Ok(tables)
 }
 
 /// What `bpf_loop` calls.

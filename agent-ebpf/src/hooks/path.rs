@@ -37,6 +37,8 @@ const NAME_MAX: u32 = 255;
 const INTERNAL: i64 = -22;
 
 /// A directory entry in a mount; addresses in the kernel.
+#[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Spot {
     /// The `vfsmount`.
     pub mount: u64,
@@ -150,6 +152,9 @@ pub fn forbidden(actor: &Actor, dentry: u64, slot: &mut Scratch) -> Result<(), R
     match rise(actor, dentry, slot) {
         Ok(slot) => {
             note_last(dentry, slot);
+            if slot.climb.arrived == 0 {
+                return Err(Reason::PathUnresolved);
+            }
             Ok(())
         }
         Err((reason, slot)) => {
@@ -313,9 +318,14 @@ fn climb(slot: &mut Scratch, objects: *mut c_void, is_object: bool) -> Option<bo
     Some(true)
 }
 
-/// Goes on where the mount lies. One that lies on nothing is not beneath the root.
+/// Goes on where the mount lies. One that lies on nothing is not beneath the root. Where no mount is known,
+/// the root of the file system is the end.
 #[inline(always)]
 fn cross(slot: &mut Scratch) -> Option<bool> {
+    if slot.climb.mount == 0 {
+        slot.climb.arrived = 1;
+        return Some(false);
+    }
     let vfs = known(&offsets().mount_vfs) as u64;
     let holder = slot.climb.mount.wrapping_sub(vfs);
     let below: u64 = read(holder, &offsets().mount_parent);

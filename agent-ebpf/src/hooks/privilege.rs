@@ -156,7 +156,8 @@ impl Target {
         if let Some(entry) = unsafe { TASKS.get(&tgid) } {
             return if entry.agent == actor.agent { Self::Own } else { Self::Other(tgid) };
         }
-        if runs_ambit(task).unwrap_or(false) { Self::Ambit } else { Self::Other(tgid) }
+        // What cannot be read may be Ambit's.
+        if runs_ambit(task).unwrap_or(true) { Self::Ambit } else { Self::Other(tgid) }
     }
 }
 
@@ -164,7 +165,13 @@ impl Target {
 #[inline(always)]
 fn runs_ambit(task: u64) -> Option<bool> {
     let mm: u64 = read(task, &offsets().task_mm)?;
+    if mm == 0 {
+        return Some(false); // a kernel thread, or one that has ended
+    }
     let file: u64 = read(mm, &offsets().mm_exe)?;
+    if file == 0 {
+        return Some(false);
+    }
     let inode: u64 = read(file, &offsets().file_inode)?;
     let fs: u64 = read(inode, &offsets().inode_super)?;
     let key = ObjectKey {
@@ -280,11 +287,11 @@ pub fn capable(ctx: &LsmContext) -> i32 {
     // SAFETY: a plain helper call.
     let task = unsafe { bpf_get_current_task_btf() };
     // The kernel may act with somebody else's credentials on behalf of the task, as overlayfs does.
-    if read(task as u64, &offsets().task_real_cred) != Some(cred) {
+    if read::<u64>(task as u64, &offsets().task_real_cred).is_some_and(|own| own != cred) {
         return 0;
     }
     // In a user namespace of its own, it has no power over the host.
-    if read(namespace, &offsets().user_ns_level) != Some(0_u32) {
+    if read::<u32>(namespace, &offsets().user_ns_level).is_some_and(|level| level != 0) {
         return 0;
     }
     let privilege = match capability {

@@ -31,11 +31,11 @@ pub fn create(ctx: &LsmContext) -> i32 {
     }
     let by_kernel: i32 = ctx.arg(3);
     let (family, socket_type, protocol) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    let Some(kind) = SocketKind::asked(family, socket_type, protocol) else { return 0 };
     if by_kernel != 0 {
         return 0; // no process asked for it
     }
     let Some(actor) = identity::current() else { return 0 };
+    let Some(kind) = SocketKind::asked(family, socket_type, protocol) else { return 0 };
     let body = SocketBody { kind: kind as u32, family, socket_type, protocol };
     let internet = family == AF_INET || family == AF_INET6;
     outcome(judge(&actor, &body, kind, Hook::SocketCreate, internet))
@@ -47,10 +47,10 @@ pub fn made(ctx: &SockContext) -> i32 {
     // SAFETY: the program's own context.
     let (family, socket_type, protocol) =
         unsafe { ((*ctx.sock).family, (*ctx.sock).type_, (*ctx.sock).protocol) };
+    let Some(actor) = identity::current() else { return PROCEED };
     let Some(kind) = SocketKind::asked(family, socket_type, protocol) else {
         return PROCEED;
     };
-    let Some(actor) = identity::current() else { return PROCEED };
     let body = SocketBody { kind: kind as u32, family, socket_type, protocol };
     match judge(&actor, &body, kind, Hook::SockCreate, false) {
         Verdict::Allowed | Verdict::WouldDeny => PROCEED,

@@ -59,17 +59,28 @@ pub fn bind(ctx: &LsmContext) -> i32 {
         return prior;
     }
     let (address, len): (u64, u32) = (ctx.arg(1), ctx.arg(2));
-    if read_at::<u16>(address) != Some(AF_UNIX) {
-        return 0;
+    let Some(actor) = identity::current() else { return 0 };
+    let Some(target) = abstract_address(address, len) else { return 0 };
+    judge(&actor, &target, Action::Bind, Hook::SocketBind, true)
+}
+
+/// The abstract address to bind to; `None` is one of another family, or a path.
+#[inline(always)]
+fn abstract_address(address: u64, len: u32) -> Option<Target> {
+    let Some(family) = read_at::<u16>(address) else { return Some(Target::Unknown) };
+    if family != AF_UNIX {
+        return None;
     }
     let name = address + u64::from(FAMILY);
     // Of two bytes alone, the kernel chooses an abstract address.
-    if len > FAMILY && read_at::<u8>(name) != Some(0) {
-        return 0;
+    if len > FAMILY {
+        match read_at::<u8>(name) {
+            Some(0) => {}
+            Some(_) => return None,
+            None => return Some(Target::Unknown),
+        }
     }
-    let Some(actor) = identity::current() else { return 0 };
-    let target = Target::Abstract { name, len: len.saturating_sub(FAMILY) };
-    judge(&actor, &target, Action::Bind, Hook::SocketBind, true)
+    Some(Target::Abstract { name, len: len.saturating_sub(FAMILY) })
 }
 
 /// A socket that is bound to a path, where the path is made.
@@ -128,7 +139,10 @@ fn judge(actor: &Actor, target: &Target, action: Action, hook: Hook, tells: bool
     let mut object = Object { inode: 0, is_dir: false };
     let decision = match target {
         Target::Abstract { name, len } => match written(slot, *name, *len) {
-            Some(len) => file::walk(actor, slot, len, facet),
+            Some(len) => match file::walk(actor, slot, len) {
+                Ok(tables) => slot.walk.decide(facet, &tables),
+                Err(reason) => Decision::because(reason),
+            },
             None => Decision::because(Reason::PathUnresolved),
         },
         Target::Place(spot) | Target::Guarded(spot) => {
@@ -140,7 +154,10 @@ fn judge(actor: &Actor, target: &Target, action: Action, hook: Hook, tells: bool
                 // There is no path that a socket in the file tree could be judged without.
                 Err(Reason::Anonymous) => Decision::because(Reason::PathUnresolved),
                 Err(reason) => Decision::because(reason),
-                Ok(name) => file::decide_as(actor, slot, &name, facet),
+                Ok(name) => match file::walk(actor, slot, name.len) {
+                    Ok(tables) => file::decide(slot, &tables, Some(facet)),
+                    Err(reason) => Decision::because(reason),
+                },
             }
         }
         Target::Unknown => Decision::because(Reason::PathUnresolved),

@@ -181,6 +181,12 @@ impl Engine {
                 objects::LINKS
             );
         }
+        if let Some((place, error)) = &found.unseen {
+            eprintln!(
+                "ambitd: cannot look at {}, which a policy forbids: {error}; it is forbidden by that name only",
+                place.display()
+            );
+        }
         Looked { objects: found.objects, at: (begun, begun.elapsed()) }
     }
 
