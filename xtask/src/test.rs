@@ -43,8 +43,10 @@ const SUITES: &[Suite] = &[
     suite(Some("7.3"), &["--subset"], 1500, 2400),
 ];
 
-/// How many guests run at once: each waits much of its time.
-const AT_ONCE: usize = 2;
+/// How many guests run at once: each keeps one core busy, and waits a fifth of its time.
+fn at_once() -> usize {
+    thread::available_parallelism().map_or(2, |cores| cores.get() + 1)
+}
 
 /// How long the unit tests may take, with compiling them.
 const UNIT_BUDGET: Duration = Duration::from_secs(1800);
@@ -194,7 +196,7 @@ fn checks(report: &mut Report, object: &OsString) -> Result<()> {
     Ok(())
 }
 
-/// Runs the guests' suites, [`AT_ONCE`] at a time, and gives what came of each in their order.
+/// Runs the guests' suites, [`at_once`] at a time, and gives what came of each in their order.
 fn all_guests<'a>(
     cache: &Cache,
     suites: &[&'a Suite],
@@ -206,7 +208,7 @@ fn all_guests<'a>(
     let waiting = Mutex::new(waiting);
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once() {
             scope.spawn(|| {
                 let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 while let Some((index, suite)) = next() {

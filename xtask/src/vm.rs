@@ -193,7 +193,9 @@ impl Guest {
             words.push("tsc=reliable".to_owned());
         } else {
             let accelerator = match self.accelerator.as_str() {
-                "tcg" => "tcg,thread=multi",
+                // CPUs in turn: emulated at once, one of them may run into code that the kernel is patching
+                // for the other (an oops at an `int3`), and they wait for each other's locks.
+                "tcg" => "tcg,thread=single",
                 other => other,
             };
             machine.args(["-accel", accelerator, "-smp", "2", "-cpu", "max"]);
