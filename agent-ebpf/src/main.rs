@@ -23,6 +23,21 @@ fn file_open(ctx: LsmContext) -> i32 {
     file::open(&ctx)
 }
 
+#[lsm(hook = "file_receive")]
+fn file_receive(ctx: LsmContext) -> i32 {
+    file::receive(&ctx)
+}
+
+#[lsm(hook = "mmap_file")]
+fn mmap_file(ctx: LsmContext) -> i32 {
+    file::map(&ctx)
+}
+
+#[lsm(hook = "file_mprotect")]
+fn file_mprotect(ctx: LsmContext) -> i32 {
+    file::protect(&ctx)
+}
+
 #[lsm(hook = "bprm_check_security")]
 fn bprm_check(ctx: LsmContext) -> i32 {
     exec::check(&ctx)

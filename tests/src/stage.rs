@@ -36,7 +36,8 @@ static STAGE: OnceLock<Stage> = OnceLock::new();
 /// The stage of this process.
 #[derive(Debug)]
 pub struct Stage {
-    guest: bool,
+    /// Whether it is a test guest's, where everything takes longer.
+    pub guest: bool,
     cgroup2: PathBuf,
     top: PathBuf,
     watchdog: Watchdog,

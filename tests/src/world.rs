@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -54,6 +55,8 @@ pub struct Settings {
     pub metrics: String,
     /// More lines of `[kernel]`.
     pub kernel: String,
+    /// More lines of `[events]`.
+    pub events: String,
     /// Lines appended to the configuration, such as `[[agent]]` tables.
     pub more: String,
 }
@@ -64,6 +67,7 @@ impl Default for Settings {
             pins: PINS.to_owned(),
             metrics: "127.0.0.1:9464".to_owned(),
             kernel: String::new(),
+            events: String::new(),
             more: String::new(),
         }
     }
@@ -129,11 +133,11 @@ impl World {
     }
 
     fn configuration(&self, settings: &Settings, run: &str) -> String {
-        let Settings { pins, metrics, kernel, more } = settings;
+        let Settings { pins, metrics, kernel, events, more } = settings;
         format!(
             "[kernel]\npins = {pins:?}\nattach = {:?}\nagents = {:?}\nbackend = \"auto\"\n\
              filesystems = {:?}\n{kernel}\n[daemon]\nrun = {run:?}\nmetrics = {metrics:?}\n\n\
-             [events]\nfile = {EVENTS:?}\n\n[policy]\nfolder = {POLICIES:?}\n\n{more}",
+             [events]\nfile = {EVENTS:?}\n{events}\n[policy]\nfolder = {POLICIES:?}\n\n{more}",
             self.attach,
             self.stage.agents(),
             self.stage.filesystems(),
@@ -276,6 +280,20 @@ impl World {
     /// The metrics as they are now.
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::read(&self.settings.metrics)
+    }
+
+    /// Has the daemon take the policy folder anew, at its control socket. The error is what it answers.
+    pub fn reload(&self) -> Result<()> {
+        let socket = format!("{RUN}/ambit.sock");
+        let mut stream =
+            UnixStream::connect(&socket).with_context(|| format!("nobody listens at {socket}"))?;
+        stream.set_read_timeout(Some(self.stage.patience(Duration::from_secs(20))))?;
+        stream.write_all(b"\"reload\"\n")?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        ensure!(answer.get("Ok").is_some(), "the daemon refuses to reload: {answer}");
+        Ok(())
     }
 
     /// Waits until something holds. The error says what did not.

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use agent_ebpf::Hook;
 use serde::{Deserialize, Serialize};
 
+const MIB: f64 = (1 << 20) as f64;
+
 /// The whole report.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -28,6 +30,8 @@ pub struct Report {
     pub marked: Vec<String>,
     /// What keeps agents of `ambit run` from changes that the fanotify backend cannot see.
     pub ceiling: Option<String>,
+    /// Bytes of kernel memory that all tables have; absent where no daemon runs.
+    pub kernel_memory_bytes: Option<u64>,
 }
 
 /// One kind of action.
@@ -65,6 +69,8 @@ pub struct Facts {
     attach: Option<String>,
     metrics: Option<String>,
     landlock: bool,
+    #[serde(default)]
+    kernel_memory: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -139,7 +145,19 @@ struct Named {
     without: &'static str,
 }
 
-const NAMED: [Named; 8] = [
+const NAMED: [Named; 10] = [
+    Named {
+        action: "code of libraries",
+        hooks: &[Hook::MmapFile, Hook::FileMprotect],
+        always: None,
+        without: "not covered without LSM; a loader that may read a program may run it",
+    },
+    Named {
+        action: "received files",
+        hooks: &[Hook::FileReceive],
+        always: None,
+        without: "not covered without LSM; what another process opened and hands over is not judged",
+    },
     Named {
         action: "listen",
         hooks: &[Hook::SocketListen],
@@ -220,7 +238,7 @@ fn named(one: &Named, refused: impl Fn(Hook) -> Option<String>) -> Row {
 impl Report {
     /// Draws the conclusions.
     pub fn of(facts: Facts, running: bool) -> Self {
-        let Facts { coverage, marked, attach, metrics, landlock } = facts;
+        let Facts { coverage, marked, attach, metrics, landlock, kernel_memory } = facts;
         let refused = |hook: Hook| {
             coverage.programs.iter().find(|p| p.hook == hook.name()).map_or_else(
                 || Some("there is no such program".to_owned()),
@@ -312,6 +330,7 @@ impl Report {
             attach,
             marked,
             ceiling,
+            kernel_memory_bytes: kernel_memory,
         }
     }
 
@@ -328,6 +347,10 @@ impl Report {
             if let Some(value) = value {
                 let _ = writeln!(text, "{name:<8} {value}");
             }
+        }
+        if let Some(bytes) = self.kernel_memory_bytes {
+            let _ =
+                writeln!(text, "memory   {:.1} MiB of the kernel's, in tables", bytes as f64 / MIB);
         }
         if let Some(why) = &self.no_lsm {
             let _ = writeln!(text, "no lsm   {}", why.lines().next().unwrap_or_default());

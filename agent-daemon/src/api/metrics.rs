@@ -18,6 +18,7 @@ pub struct Metrics {
     ring_bytes: IntGaugeVec,
     generation: IntGauge,
     load_errors: IntCounter,
+    kernel_memory: IntGaugeVec,
 }
 
 /// A metric's name and help, or the closest that can be registered: names here are constants, so the
@@ -82,6 +83,13 @@ impl Metrics {
                 "Reloads that were refused; the policy before stayed in force",
             ),
         );
+        let kernel_memory = registered(
+            r,
+            IntGaugeVec::new(
+                Opts::new("ambit_kernel_memory_bytes", "Kernel memory of a table"),
+                &["table"],
+            ),
+        );
         let start = registered(
             r,
             Gauge::new(
@@ -129,7 +137,17 @@ impl Metrics {
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         start.set(now.map_or(0.0, |now| now.as_secs_f64()));
-        Self { registry, actions, emitted, lost, ring_fill, ring_bytes, generation, load_errors }
+        Self {
+            registry,
+            actions,
+            emitted,
+            lost,
+            ring_fill,
+            ring_bytes,
+            generation,
+            load_errors,
+            kernel_memory,
+        }
     }
 
     /// Actions that were decided.
@@ -177,6 +195,14 @@ impl Metrics {
     /// A reload was refused.
     pub fn load_error(&self) {
         self.load_errors.inc();
+    }
+
+    /// What the tables cost, as `kernel::memory` has it.
+    pub fn kernel_memory(&self, tables: &[(&'static str, u64)]) {
+        for (table, bytes) in tables {
+            let bytes = i64::try_from(*bytes).unwrap_or(i64::MAX);
+            self.kernel_memory.with_label_values(&[&table.to_lowercase()]).set(bytes);
+        }
     }
 
     /// Everything in the text exposition format.

@@ -121,7 +121,8 @@ async fn serve_engine(
     if let Some(listener) = listener {
         let address = listener.local_addr().context("the metrics socket has no address")?;
         engine.set_metrics_address(address.to_string());
-        tokio::spawn(api::serve(listener, engine.metrics.clone()));
+        let measured = engine.clone();
+        tokio::spawn(api::serve(listener, Arc::new(move || measured.scrape())));
     }
     let (changed, mut changes) = mpsc::channel(1);
     let _watcher = watch(engine, changed.clone());

@@ -17,6 +17,8 @@ pub(super) enum Sees {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Open,
+    Receive,
+    Map,
     Exec,
     Unlink,
     Rmdir,
@@ -40,6 +42,8 @@ impl Operation {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
+            Self::Receive => "receive",
+            Self::Map => "map",
             Self::Exec => "exec",
             Self::Unlink => "unlink",
             Self::Rmdir => "rmdir",
@@ -64,6 +68,8 @@ impl Operation {
 pub(super) const fn sees(hook: Hook) -> Sees {
     let operation = match hook {
         Hook::FileOpen | Hook::Fanotify => Operation::Open,
+        Hook::FileReceive => Operation::Receive,
+        Hook::MmapFile | Hook::FileMprotect => Operation::Map,
         Hook::BprmCheck => Operation::Exec,
         Hook::PathUnlink => Operation::Unlink,
         Hook::PathRmdir => Operation::Rmdir,

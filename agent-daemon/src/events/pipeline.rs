@@ -13,6 +13,7 @@ use zerocopy::FromBytes as _;
 
 use super::clock::Clock;
 use super::gap::Gaps;
+use super::hooks::{Operation, Sees, sees};
 use super::host::Host;
 use super::launches::Launches;
 use super::ocsf::{Ocsf, Outcome, Program, Story};
@@ -302,7 +303,9 @@ impl Pipeline {
                     self.ocsf.unix_socket(out, &story, body, path);
                     return true;
                 }
-                if record.action != Action::Exec {
+                // A library that becomes code is no launch.
+                let is_mapped = sees(record.hook) == Sees::File(Operation::Map);
+                if record.action != Action::Exec || is_mapped {
                     self.count(header, record.action, record.verdict);
                     let story = story(&self.processes, record, actor, names);
                     self.ocsf.file(out, &story, body, path, result);

@@ -26,9 +26,24 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-const MAPS: [&str; 15] = [
-    "CONFIG", "AGENTS", "CGROUPS", "TASKS", "STRAYS", "STRAYED", "PLACES", "PEERS", "PATTERNS",
-    "JOINS", "OBJECTS", "GUARDED", "DENIED", "TOLD", "STREAM",
+pub(super) const MAPS: [&str; 17] = [
+    "CONFIG",
+    "AGENTS",
+    "CGROUPS",
+    "TASKS",
+    "STRAYS",
+    "STRAYED",
+    "PLACES",
+    "PEERS",
+    "PATTERNS",
+    "JOINS",
+    "OBJECTS",
+    "GUARDED",
+    "DENIED",
+    "TOLD",
+    "STREAM",
+    "SCRATCH",
+    "EXEC_SCRATCH",
 ];
 
 /// Where things attach and how large they are.

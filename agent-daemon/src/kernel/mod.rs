@@ -6,11 +6,13 @@ mod facts;
 pub mod fanotify;
 pub mod host;
 pub mod load;
+mod memory;
 mod programs;
 pub mod rings;
 pub mod tables;
 
 pub use host::Host;
 pub use load::{Attached, Backend, Coverage, LoadError, Loaded};
+pub use memory::memory;
 pub use rings::Rings;
 pub use tables::{TableError, Tables};

@@ -21,7 +21,7 @@ pub(super) enum Kind {
 }
 
 /// Every program: its name in the object, its hook, its kind.
-pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 43] = {
+pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 46] = {
     use agent_ebpf::Hook;
     [
         ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
@@ -49,6 +49,9 @@ pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 43] = {
         ("bprm_creds", Hook::BprmCredsFromFile, Kind::Lsm("bprm_creds_from_file")),
         ("bprm_check", Hook::BprmCheck, Kind::Lsm("bprm_check_security")),
         ("file_open", Hook::FileOpen, Kind::Lsm("file_open")),
+        ("file_receive", Hook::FileReceive, Kind::Lsm("file_receive")),
+        ("mmap_file", Hook::MmapFile, Kind::Lsm("mmap_file")),
+        ("file_mprotect", Hook::FileMprotect, Kind::Lsm("file_mprotect")),
         ("path_unlink", Hook::PathUnlink, Kind::Lsm("path_unlink")),
         ("path_rmdir", Hook::PathRmdir, Kind::Lsm("path_rmdir")),
         ("path_rename", Hook::PathRename, Kind::Lsm("path_rename")),

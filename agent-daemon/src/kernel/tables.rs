@@ -50,7 +50,7 @@ pub enum TableError {
     },
 }
 
-fn failed(table: &'static str) -> impl Fn(MapError) -> TableError {
+pub(super) fn failed(table: &'static str) -> impl Fn(MapError) -> TableError {
     move |source| TableError::Map { table, source: Box::new(source) }
 }
 

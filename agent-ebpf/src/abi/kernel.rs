@@ -141,6 +141,8 @@ offsets! {
     address_len = "unix_address", "len";
     /// A unix address: its family, then its bytes.
     address_name = "unix_address", "name";
+    /// The file that a part of an address space maps.
+    vma_file = "vm_area_struct", "vm_file";
     /// The program that an address space belongs to.
     mm_exe = "mm_struct", "exe_file";
     /// A task's own credentials, whatever it acts with for the moment.

@@ -3,7 +3,7 @@
 codes! {
     /// What an agent tries to do; the names are the actions of the Cedar schema.
     Action {
-        /// Run a program (the file, a script's interpreter, or the ELF loader).
+        /// Run a program (the file, a script's interpreter, or the ELF loader), or map a file as code.
         Exec = 0, "exec";
         /// Open a file or folder for reading.
         Read = 1, "read";
@@ -231,24 +231,24 @@ impl Reason {
 }
 
 codes! {
-    /// What a record tells, and so what follows its [`Header`].
+    /// What a record tells, and so what follows its [`super::Header`].
     Kind {
         /// A file opened, a program about to run, or a unix socket connected, sent to or bound:
-        /// [`FileBody`], then the path (of an abstract unix address, `@` and its bytes).
+        /// [`super::FileBody`], then the path (of an abstract unix address, `@` and its bytes).
         File = 0, "file";
-        /// A peer connected, sent to or bound: [`PeerBody`].
+        /// A peer connected, sent to or bound: [`super::PeerBody`].
         Peer = 1, "peer";
-        /// A privilege asked for: [`PrivilegeBody`].
+        /// A privilege asked for: [`super::PrivilegeBody`].
         Privilege = 2, "privilege";
-        /// A process began by fork: [`ForkBody`]. The header is the parent's.
+        /// A process began by fork: [`super::ForkBody`]. The header is the parent's.
         Fork = 3, "fork";
-        /// A program now runs: [`ExecBody`], then file name and arguments.
+        /// A program now runs: [`super::ExecBody`], then file name and arguments.
         Exec = 4, "exec";
-        /// A process ended: [`ExitBody`].
+        /// A process ended: [`super::ExitBody`].
         Exit = 5, "exit";
         /// A process was found in an agent's cgroup and now belongs to the agent: no body.
         Enrol = 6, "enrol";
-        /// A socket made of a kind whose use is not judged: [`SocketBody`].
+        /// A socket made of a kind whose use is not judged: [`super::SocketBody`].
         Socket = 7, "socket";
     }
 }
@@ -357,6 +357,12 @@ codes! {
         Capable = 43, "lsm/capable";
         /// LSM `bprm_creds_from_file`.
         BprmCredsFromFile = 44, "lsm/bprm_creds_from_file";
+        /// LSM `file_receive`.
+        FileReceive = 45, "lsm/file_receive";
+        /// LSM `mmap_file`.
+        MmapFile = 46, "lsm/mmap_file";
+        /// LSM `file_mprotect`.
+        FileMprotect = 47, "lsm/file_mprotect";
     }
 }
 

@@ -12,13 +12,13 @@ use super::RuleId;
 pub struct Header {
     /// Whole record in bytes, this header included.
     pub size: u32,
-    /// [`Kind`].
+    /// [`super::Kind`].
     pub kind: u8,
-    /// [`Action`].
+    /// [`super::Action`].
     pub action: u8,
-    /// [`Verdict`].
+    /// [`super::Verdict`].
     pub verdict: u8,
-    /// [`Reason`].
+    /// [`super::Reason`].
     pub reason: u8,
     /// Position in its CPU's and lane's sequence; the first is 1. Records of the daemon's own have 0.
     pub sequence: u64,
@@ -36,11 +36,11 @@ pub struct Header {
     pub uid: u32,
     /// The agent's number.
     pub agent: u32,
-    /// The rule that decided, or [`RULE_NONE`].
+    /// The rule that decided, or [`super::RULE_NONE`].
     pub rule: RuleId,
     /// The policy set that `rule` belongs to.
     pub set: u32,
-    /// [`Hook`].
+    /// [`super::Hook`].
     pub hook: u8,
     /// Zero.
     pub pad: [u8; 3],
@@ -48,7 +48,7 @@ pub struct Header {
     pub comm: [u8; 16],
 }
 
-/// After the header of [`Kind::File`]; then `path_len` bytes of path and `result_len` bytes of another.
+/// After the header of [`super::Kind::File`]; then `path_len` bytes of path and `result_len` bytes of another.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -73,7 +73,7 @@ pub struct FileBody {
     pub pad: [u8; 6],
 }
 
-/// After the header of [`Kind::Peer`].
+/// After the header of [`super::Kind::Peer`].
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -83,7 +83,7 @@ pub struct PeerBody {
     pub address: [u8; 16],
     /// Port in network byte order.
     pub port: [u8; 2],
-    /// [`family`].
+    /// [`super::family`].
     pub family: u8,
     /// IP protocol number.
     pub protocol: u8,
@@ -91,13 +91,13 @@ pub struct PeerBody {
     pub pad: [u8; 4],
 }
 
-/// After the header of [`Kind::Privilege`].
+/// After the header of [`super::Kind::Privilege`].
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct PrivilegeBody {
-    /// [`Privilege`].
+    /// [`super::Privilege`].
     pub privilege: u32,
     /// What of it: `enum bpf_cmd`, a signal's number, a capability's number, `PTRACE_MODE_*`; else 0.
     pub detail: u32,
@@ -107,13 +107,13 @@ pub struct PrivilegeBody {
     pub pad: u32,
 }
 
-/// After the header of [`Kind::Socket`]: what `socket(2)` was asked for.
+/// After the header of [`super::Kind::Socket`]: what `socket(2)` was asked for.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct SocketBody {
-    /// [`SocketKind`].
+    /// [`super::SocketKind`].
     pub kind: u32,
     /// Address family.
     pub family: u32,
@@ -123,7 +123,7 @@ pub struct SocketBody {
     pub protocol: u32,
 }
 
-/// After the header of [`Kind::Fork`].
+/// After the header of [`super::Kind::Fork`].
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -137,7 +137,7 @@ pub struct ForkBody {
     pub pad: u32,
 }
 
-/// After the header of [`Kind::Exec`]; then `filename_len` bytes of file name as `execve` got it,
+/// After the header of [`super::Kind::Exec`]; then `filename_len` bytes of file name as `execve` got it,
 /// then `argv_len` bytes of arguments, each ended by NUL.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -146,7 +146,7 @@ pub struct ForkBody {
 pub struct ExecBody {
     /// Bytes of file name that follow, without NUL.
     pub filename_len: u32,
-    /// Bytes of arguments that follow; at most [`ARGV_MAX`].
+    /// Bytes of arguments that follow; at most [`super::ARGV_MAX`].
     pub argv_len: u32,
     /// Bytes of arguments that there were.
     pub argv_total: u32,
@@ -156,7 +156,7 @@ pub struct ExecBody {
     pub pad: [u8; 3],
 }
 
-/// After the header of [`Kind::Exit`].
+/// After the header of [`super::Kind::Exit`].
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

@@ -348,7 +348,7 @@ pub struct Config {
     pub hash_seed: u64,
     /// Second secret of [`crate::PathHash`], odd.
     pub hash_factor: u64,
-    /// [`ABI_VERSION`] of whoever made the maps.
+    /// [`super::ABI_VERSION`] of whoever made the maps.
     pub abi: u32,
     /// Zero.
     pub pad: u32,
@@ -362,7 +362,7 @@ pub struct Config {
 pub struct Agent {
     /// Its policy set: the key into the tables of places and peers. One write of it swaps policy.
     pub set: u32,
-    /// [`Mode`].
+    /// [`super::Mode`].
     pub mode: u8,
     /// Zero.
     pub pad: [u8; 3],
@@ -420,7 +420,7 @@ pub const GUARD_SELF: u32 = 1;
 /// Value of map `GUARDED`: so is everything directly in this folder, and nothing may be made there.
 pub const GUARD_CHILDREN: u32 = 2;
 
-/// Per-CPU account of one lane: value of map `STREAM`, keyed by [`Lane`].
+/// Per-CPU account of one lane: value of map `STREAM`, keyed by [`super::Lane`].
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -428,7 +428,7 @@ pub const GUARD_CHILDREN: u32 = 2;
 pub struct Stream {
     /// Numbers given out so far: the last record's `seq`.
     pub sequence: u64,
-    /// Records that found no room, by [`Kind`].
+    /// Records that found no room, by [`super::Kind`].
     pub lost: [u64; KINDS],
 }
 

@@ -30,7 +30,12 @@ pub fn check(ctx: &LsmContext) -> i32 {
         (file, member::<u32>(file, &offsets().file_flags))
     };
     let wanted = Wanted { first: Action::Exec, then: None };
-    file::judge(&actor, &Opened { file, flags, is_new: false }, wanted, Hook::BprmCheck)
+    file::judge(
+        &actor,
+        &Opened { file: file as u64, flags, is_new: false },
+        wanted,
+        Hook::BprmCheck,
+    )
 }
 
 /// `sched_process_exec(task, old_pid, bprm)`: the program is loaded, its arguments are on its stack.

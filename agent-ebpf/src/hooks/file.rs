@@ -33,6 +33,8 @@ const FMODE_CREATED: u32 = 1 << 20;
 const FMODE_NONOTIFY: usize = 1 << 26;
 /// In `f_flags`: the open is for running the file.
 const FMODE_EXEC: u32 = 0x20;
+/// include/uapi/asm-generic/mman-common.h
+const PROT_EXEC: u64 = 4;
 // include/uapi/asm-generic/fcntl.h, include/uapi/linux/stat.h
 const O_TRUNC: u32 = 0o1000;
 const S_IFMT: u16 = 0o170_000;
@@ -118,8 +120,63 @@ pub fn open(ctx: &LsmContext) -> i32 {
         let then = if mode & FMODE_READ != 0 { Some(Action::Read) } else { None };
         Wanted { first: Action::Write, then }
     };
-    let opened = Opened { file, flags, is_new: mode & FMODE_CREATED != 0 };
+    let opened = Opened { file: file as u64, flags, is_new: mode & FMODE_CREATED != 0 };
     judge(&actor, &opened, wanted, Hook::FileOpen)
+}
+
+/// LSM `file_receive(file)`: a descriptor that another process passes, or that is taken from it, is opened
+/// once more, for what it is open for.
+#[inline(always)]
+pub fn receive(ctx: &LsmContext) -> i32 {
+    let prior: i32 = ctx.arg(1);
+    if prior != 0 {
+        return prior;
+    }
+    let Some(actor) = identity::current() else { return 0 };
+    let file: u64 = ctx.arg(0);
+    let mode: u32 = path::read(file, &offsets().file_mode);
+    let wanted = match (mode & FMODE_READ != 0, mode & FMODE_WRITE != 0) {
+        (true, true) => Wanted { first: Action::Write, then: Some(Action::Read) },
+        (false, true) => Wanted { first: Action::Write, then: None },
+        // Of one for neither, only what is known of the file may be used (`O_PATH`).
+        (_, false) => Wanted { first: Action::Read, then: None },
+    };
+    judge(&actor, &Opened::held(file), wanted, Hook::FileReceive)
+}
+
+/// LSM `mmap_file(file, reqprot, prot, flags)`: a file whose bytes become code is run.
+#[inline(always)]
+pub fn map(ctx: &LsmContext) -> i32 {
+    let prior: i32 = ctx.arg(4);
+    if prior != 0 {
+        return prior;
+    }
+    let (file, protection): (u64, u64) = (ctx.arg(0), ctx.arg(2));
+    code(file, protection, Hook::MmapFile)
+}
+
+/// LSM `file_mprotect(vma, reqprot, prot)`: the same, of a part that is mapped already.
+#[inline(always)]
+pub fn protect(ctx: &LsmContext) -> i32 {
+    let prior: i32 = ctx.arg(3);
+    if prior != 0 {
+        return prior;
+    }
+    let (part, protection): (u64, u64) = (ctx.arg(0), ctx.arg(2));
+    if protection & PROT_EXEC == 0 {
+        return 0;
+    }
+    code(path::read(part, &offsets().vma_file), protection, Hook::FileMprotect)
+}
+
+/// Judges a file that becomes code; memory without a file is none.
+#[inline(always)]
+fn code(file: u64, protection: u64, hook: Hook) -> i32 {
+    if file == 0 || protection & PROT_EXEC == 0 {
+        return 0;
+    }
+    let Some(actor) = identity::current() else { return 0 };
+    judge(&actor, &Opened::held(file), Wanted { first: Action::Exec, then: None }, hook)
 }
 
 /// Whether a file with the mode of a backing file is one. Before 6.5 that mode is `FMODE_NONOTIFY`, which
@@ -149,24 +206,30 @@ pub struct Wanted {
 
 /// A file that is open, or about to be run.
 pub struct Opened {
-    pub file: *const u8,
+    /// The `file`.
+    pub file: u64,
     pub flags: u32,
     pub is_new: bool,
 }
 
-/// Judges a file by name and tells it. An allowed open for exec is not told here:
-/// `bprm_check_security` follows for programs, and the ELF loader is part of its program.
+impl Opened {
+    /// One that somebody has open already.
+    #[inline(always)]
+    fn held(file: u64) -> Self {
+        Self { file, flags: path::read(file, &offsets().file_flags), is_new: false }
+    }
+}
+
+/// Judges a file by name and tells it. Of what is allowed to run, only the program is told, at
+/// `bprm_check_security`: its loader and libraries are parts of it.
 #[inline(always)]
 pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 {
     let Some(slot) = claim() else {
         return unjudged(actor);
     };
-    let spot = Spot::of_path(within(opened.file, &offsets().file_path));
-    // SAFETY: members of a live file.
-    let object = unsafe {
-        let inode: u64 = member(opened.file, &offsets().file_inode);
-        Object::of(inode)
-    };
+    let at = opened.file.wrapping_add(known(&offsets().file_path) as u64);
+    let spot = Spot::of_path(at as *const u8);
+    let object = Object::of(path::read(opened.file, &offsets().file_inode));
 
     let mut action = wanted.first;
     let decision = match path::resolve(actor, &spot, slot) {
@@ -197,8 +260,8 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
         },
     };
     let verdict = actor.verdict(decision);
-    let opened_to_run = matches!(hook, Hook::FileOpen) && matches!(action, Action::Exec);
-    if !opened_to_run || !matches!(verdict, Verdict::Allowed) {
+    let is_part = !matches!(hook, Hook::BprmCheck) && matches!(action, Action::Exec);
+    if !is_part || !matches!(verdict, Verdict::Allowed) {
         slot.record.body.flags = opened.flags;
         slot.record.body.is_new = u8::from(opened.is_new);
         tell(actor, slot, &object, &Judged { hook, action, decision, verdict });

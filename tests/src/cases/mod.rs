@@ -1,6 +1,7 @@
 //! The promises, one function each, by theme.
 
 mod actions;
+mod carried;
 mod ceiling;
 mod changes;
 mod commands;
@@ -80,6 +81,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(tools::cases());
     cases.extend(commands::cases());
     cases.extend(policies::cases());
+    cases.extend(carried::cases());
     cases.extend(ceiling::cases());
     cases.extend(reload::cases());
     cases.extend(lifecycle::cases());

@@ -12,6 +12,9 @@ use crate::policy::{on_path, with_base};
 use crate::stage::{USER, make_folder};
 use crate::world::{POLICIES, Settings, World, agent_table, file, ground};
 
+/// How long the agent of [`swapped`] may run.
+const PATIENCE: Duration = Duration::from_secs(150);
+
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case("sighup_puts_a_new_policy_in_force", || with_cell(by_signal)),
@@ -19,13 +22,17 @@ pub(super) fn cases() -> Vec<Case> {
         case("a_broken_policy_leaves_the_old_one_in_force", || with_cell(broken)).in_subset(),
         case("a_removed_policy_takes_its_permits_along", || with_cell(removed)),
         case("a_reload_reaches_processes_that_already_run", || with_cell(running)),
+        case("a_swap_leaves_no_moment_without_policy", || with_cell(swapped))
+            .within(Duration::from_secs(180)),
     ]
 }
 
 /// A daemon with one configured agent, a file, and a policy that permits to read it.
 fn with_cell(test: impl FnOnce(&mut World, &str) -> Result<()>) -> Result<()> {
-    let settings =
-        Settings { more: agent_table("cell", "cell-reload", "enforce"), ..Settings::default() };
+    // Who tries without end fills no disk.
+    let events = "max_bytes = 4194304\nkeep = 4\n".to_owned();
+    let more = agent_table("cell", "cell-reload", "enforce");
+    let settings = Settings { events, more, ..Settings::default() };
     fresh(settings, |world| {
         let path = file(&ground("reload")?.join("file"), "text")?;
         world.policy("base", &with_base(""))?;
@@ -90,6 +97,44 @@ fn broken(world: &mut World, path: &str) -> Result<()> {
     world.signal(Signal::SIGHUP)?;
     world.wait("a new generation", || Ok(generation(world)? > generation_before))?;
     reads(world, path, EPERM)
+}
+
+/// Swaps of the policy under an agent that never stops trying.
+const SWAPS: u32 = 1000;
+/// The same on emulated machines, which are some ten times slower.
+const SWAPS_OF_GUESTS: u32 = 200;
+
+fn swapped(world: &mut World, path: &str) -> Result<()> {
+    let secret = file(&Path::new("/ground/reload").join("secret"), "text")?;
+    let text = |turn: u32| {
+        on_path("own", "permit", "read", "File", path)
+            + &on_path("secret", "forbid", "read", "File", &secret)
+            + &on_path("until", "permit", "read", "Dir", "/ground/reload/until")
+            // Another table each time, so that none is shared with the one before.
+            + &on_path("turn", "permit", "read", "File", &format!("/ground/turn-{turn}"))
+    };
+    world.policy("own", &text(0))?;
+    world.reload()?;
+    let until = "/ground/reload/until";
+    let command = crate::actor::entering(
+        &world.attach.join("cell-reload"),
+        USER,
+        &["alternate", path, &secret, until],
+    );
+    let events = world.events();
+    let agent = crate::actor::Running::start(command, world.stage.patience(PATIENCE))?;
+    events.wait("its first denial", |event| event.path() == secret)?;
+    let before = generation(world)?;
+    let swaps = if world.stage.guest { SWAPS_OF_GUESTS } else { SWAPS };
+    for turn in 1..=swaps {
+        world.policy("own", &text(turn))?;
+        world.reload()?;
+    }
+    file(Path::new(until), "")?;
+    agent.finish()?.expect("alternate", 0)?;
+    let swapped = generation(world)? - before;
+    ensure!(swapped >= f64::from(swaps), "{swapped} of {swaps} generations");
+    Ok(())
 }
 
 fn removed(world: &mut World, path: &str) -> Result<()> {

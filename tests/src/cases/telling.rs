@@ -242,6 +242,7 @@ fn metric_names(world: &World) -> Result<()> {
         "ambit_policy_load_errors_total",
         "ambit_hook_attached",
         "ambit_build_info",
+        "ambit_kernel_memory_bytes",
     ] {
         ensure!(metrics.value(name, &[]).is_some(), "there is no metric {name}");
     }
@@ -257,6 +258,8 @@ fn doctor(world: &World) -> Result<()> {
         ensure!(said["why"].is_string(), "{action}: {said}");
         ensure!(world.enforced_by(action)? != "nothing", "{action} is not enforced: {said}");
     }
+    let memory = doctor["kernel_memory_bytes"].as_u64().unwrap_or(0);
+    ensure!(memory > 1 << 20, "the tables have {memory} bytes: {doctor}");
     let programs = doctor["programs"].as_array().cloned().unwrap_or_default();
     ensure!(!programs.is_empty(), "no programs are listed: {doctor}");
     let text = world.ambit(&["doctor"])?;

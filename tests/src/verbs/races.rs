@@ -25,6 +25,7 @@ pub(super) fn step(words: &[&str]) -> Result<bool> {
                 Duration::from_millis(milliseconds.parse()?),
             )?;
         }
+        ["alternate", permitted, forbidden, until] => alternate(permitted, forbidden, until)?,
         ["steal-crowded", count, path] => super::files::crowded(count.parse()?, path)?,
         ["many-paths", count, folder] => {
             for number in 0..count.parse::<u32>()? {
@@ -34,6 +35,22 @@ pub(super) fn step(words: &[&str]) -> Result<bool> {
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// Opens what is permitted and what is forbidden in turn, until something is at a path and each was opened
+/// some hundred times. Ends well when only the former ever opened; `EEXIST` is that the latter did.
+fn alternate(permitted: &str, forbidden: &str, until: &str) -> Result<()> {
+    let mut rounds = 0;
+    while rounds < 300 || !std::path::Path::new(until).exists() {
+        drop(File::open(permitted)?);
+        match File::open(forbidden) {
+            Ok(_) => return Err(Errno::EEXIST.into()),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        rounds += 1;
+    }
+    Ok(())
 }
 
 /// How often a race is run at most.

@@ -162,6 +162,8 @@ pub struct Summary {
     pub generation: u64,
     /// Whether the kernel has Landlock.
     pub landlock: bool,
+    /// Bytes of kernel memory that the tables have.
+    pub kernel_memory: Option<u64>,
     /// Agents that run.
     pub agents: usize,
 }

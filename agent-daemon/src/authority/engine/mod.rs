@@ -24,7 +24,7 @@ use crate::{
     api::Metrics,
     config::{BackendChoice, Config},
     identity::cgroups,
-    kernel::{Coverage, Host, Tables, fanotify, host, load},
+    kernel::{Coverage, Host, TableError, Tables, fanotify, host, load, memory},
     policy::{self, Policies},
 };
 
@@ -310,6 +310,19 @@ impl Engine {
         )
     }
 
+    /// The metrics as they are now.
+    pub fn scrape(&self) -> Vec<u8> {
+        match self.kernel_memory() {
+            Ok(tables) => self.metrics.kernel_memory(&tables),
+            Err(error) => eprintln!("ambitd: what the tables cost: {error}"),
+        }
+        self.metrics.text()
+    }
+
+    fn kernel_memory(&self) -> Result<Vec<(&'static str, u64)>, TableError> {
+        memory(&self.config.kernel.pins.join("maps"))
+    }
+
     /// For `ambit doctor`.
     pub fn summary(&self) -> Summary {
         let marked = lock_of(&self.fanotify)
@@ -324,6 +337,7 @@ impl Engine {
             events: self.config.events.file.clone(),
             generation: self.inner().generation,
             landlock: crate::run::ceiling_is_available(),
+            kernel_memory: self.kernel_memory().ok().map(|all| all.iter().map(|(_, n)| n).sum()),
             agents: self.directory.read().agents.values().filter(|agent| !agent.ended).count(),
         }
     }
