@@ -15,7 +15,7 @@ use cedar_policy::{
 
 use super::{Case, case, shared};
 use crate::actor::EPERM;
-use crate::events::{DENIED, EXIT, PROCESS};
+use crate::events::DENIED;
 use crate::policy::with_base;
 use crate::world::{World, file, ground, listener, tool};
 
@@ -268,9 +268,15 @@ fn carry_out(world: &World, seed: u64) -> Result<()> {
         );
         reasons.insert((asked.action(), asked.name()), why);
     }
-    let all = events_of(world, &events, &agent)?;
-    let mut denials = 0;
-    for event in all.iter().filter(|event| event.verdict() == DENIED) {
+    let refused = told.iter().filter(|told| told["errno"] == EPERM).count();
+    let mut denials = Vec::new();
+    world.wait(&format!("seed {seed}: each of {refused} denials is told"), || {
+        denials = events.so_far()?;
+        denials.retain(|event| event.agent() == agent && event.verdict() == DENIED);
+        Ok(denials.len() >= refused)
+    })?;
+    ensure!(denials.len() == refused, "{} of {refused} denials were told", denials.len());
+    for event in denials {
         let name = match event.path() {
             "" => event.peer(),
             path => path.to_owned(),
@@ -284,31 +290,8 @@ fn carry_out(world: &World, seed: u64) -> Result<()> {
             "seed {seed}: Cedar's reasons are {why:?}: {}\n{text}",
             event.brief()
         );
-        denials += 1;
     }
-    let refused = told.iter().filter(|told| told["errno"] == EPERM).count();
-    ensure!(denials == refused, "{denials} of {refused} denials were told\n{text}");
     Ok(())
-}
-
-/// What was told of an agent until its end.
-fn events_of(
-    world: &World,
-    events: &crate::events::Events,
-    agent: &str,
-) -> Result<Vec<crate::events::Event>> {
-    let mut own = Vec::new();
-    let mut last = 0;
-    world.wait("the agent's end is told, and all before it", || {
-        let seen = events.so_far()?;
-        own = seen.into_iter().filter(|event| event.agent() == agent).collect();
-        let over = own.iter().any(|event| event.class() == PROCESS && event.activity() == EXIT);
-        // The fanotify backend's come by another way: until nothing more does.
-        let is_quiet = own.len() == last;
-        last = own.len();
-        Ok(over && is_quiet)
-    })?;
-    Ok(own)
 }
 
 /// Cedar's authorizer with one policy set, for one agent.

@@ -49,6 +49,8 @@ fn alternate(permitted: &str, forbidden: &str, until: &str) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
         rounds += 1;
+        // So that who swaps has a CPU: there are many rounds to each swap all the same.
+        std::thread::sleep(Duration::from_micros(100));
     }
     Ok(())
 }
