@@ -111,21 +111,38 @@ impl Tables {
         objects: &Objects,
         most: usize,
     ) -> Result<(), TableError> {
-        publish(&mut self.patterns, "PATTERNS", set, lowered.rows())?;
-        let joins = lowered.joins.iter().map(|(key, pair)| (*key, *pair));
-        publish(&mut self.joins, "JOINS", set, joins)?;
-        let mut inner: ObjectTable = HashMap::create(room(most.max(objects.len())), NO_PREALLOC)
-            .map_err(failed("OBJECTS"))?;
-        for (object, cell) in objects {
-            inner.insert(object_key(*object), cell, 0).map_err(failed("OBJECTS"))?;
-        }
-        self.objects.insert(set, &inner, 0).map_err(failed("OBJECTS"))?;
-        let mut inner: Peers =
-            LpmTrie::create(room(lowered.peers.len()), NO_PREALLOC).map_err(failed("PEERS"))?;
-        for (key, cell) in &lowered.peers {
-            inner.insert(&lpm(key), cell, 0).map_err(failed("PEERS"))?;
-        }
-        self.peers.insert(set, &inner, 0).map_err(failed("PEERS"))?;
+        let objects_of_set = || -> Result<ObjectTable, MapError> {
+            let mut inner = HashMap::create(room(most.max(objects.len())), NO_PREALLOC)?;
+            for (object, cell) in objects {
+                inner.insert(object_key(*object), cell, 0)?;
+            }
+            Ok(inner)
+        };
+        let peers_of_set = || -> Result<Peers, MapError> {
+            let mut inner = LpmTrie::create(room(lowered.peers.len()), NO_PREALLOC)?;
+            for (key, cell) in &lowered.peers {
+                inner.insert(&lpm(key), cell, 0)?;
+            }
+            Ok(inner)
+        };
+        let Self { patterns, joins, objects: by_object, peers, .. } = self;
+        together([
+            Box::new(|| publish(patterns, "PATTERNS", set, lowered.rows())),
+            Box::new(|| {
+                let entries = lowered.joins.iter().map(|(key, pair)| (*key, *pair));
+                publish(joins, "JOINS", set, entries)
+            }),
+            Box::new(|| {
+                objects_of_set()
+                    .and_then(|inner| by_object.insert(set, &inner, 0))
+                    .map_err(failed("OBJECTS"))
+            }),
+            Box::new(|| {
+                peers_of_set()
+                    .and_then(|inner| peers.insert(set, &inner, 0))
+                    .map_err(failed("PEERS"))
+            }),
+        ])?;
         // The last: a set without places is one that nothing is decided by.
         let mut inner: Places =
             HashMap::create(room(places.len()), NO_PREALLOC).map_err(failed("PLACES"))?;
@@ -138,10 +155,13 @@ impl Tables {
     /// Takes a set away that no agent has had for a while.
     pub fn retire(&mut self, set: u32) -> Result<(), TableError> {
         self.places.remove(&set).map_err(failed("PLACES"))?;
-        self.peers.remove(&set).map_err(failed("PEERS"))?;
-        ignore_missing(self.patterns.remove(&set)).map_err(failed("PATTERNS"))?;
-        ignore_missing(self.joins.remove(&set)).map_err(failed("JOINS"))?;
-        self.objects.remove(&set).map_err(failed("OBJECTS"))
+        let Self { patterns, joins, objects, peers, .. } = self;
+        together([
+            Box::new(|| ignore_missing(patterns.remove(&set)).map_err(failed("PATTERNS"))),
+            Box::new(|| ignore_missing(joins.remove(&set)).map_err(failed("JOINS"))),
+            Box::new(|| objects.remove(&set).map_err(failed("OBJECTS"))),
+            Box::new(|| peers.remove(&set).map_err(failed("PEERS"))),
+        ])
     }
 
     /// Makes these objects, and no others, the ones that a set forbids whatever they are called. What is
@@ -262,6 +282,21 @@ impl Tables {
 
 fn room(entries: usize) -> u32 {
     u32::try_from(entries.max(1)).unwrap_or(u32::MAX)
+}
+
+/// Does several things at once: each change of a table of tables waits until no program can see what was
+/// there (`maybe_wait_bpf_programs` of kernel/bpf/syscall.c). The error is one of theirs.
+fn together<const N: usize>(
+    work: [Box<dyn FnOnce() -> Result<(), TableError> + Send + '_>; N],
+) -> Result<(), TableError> {
+    std::thread::scope(|scope| {
+        let threads = work.map(|one| scope.spawn(one));
+        let done = threads.map(|thread| match thread.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        done.into_iter().collect()
+    })
 }
 
 /// Publishes a table that a set has only when there is something in it.

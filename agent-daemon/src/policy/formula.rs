@@ -442,27 +442,25 @@ impl Formula {
         }
     }
 
-    fn all(mut parts: Vec<Self>) -> Self {
-        if parts.contains(&Self::Const(false)) {
-            return Self::Const(false);
-        }
-        parts.retain(|part| *part != Self::Const(true));
-        match parts.len() {
-            0 => Self::Const(true),
-            1 => parts.remove(0),
-            _ => Self::All(parts),
-        }
+    fn all(parts: Vec<Self>) -> Self {
+        Self::join(parts, false)
     }
 
-    fn any(mut parts: Vec<Self>) -> Self {
-        if parts.contains(&Self::Const(true)) {
-            return Self::Const(true);
+    fn any(parts: Vec<Self>) -> Self {
+        Self::join(parts, true)
+    }
+
+    /// All or any of the parts, of which one that is `decisive` decides for the others.
+    fn join(mut parts: Vec<Self>, decisive: bool) -> Self {
+        if parts.contains(&Self::Const(decisive)) {
+            return Self::Const(decisive);
         }
-        parts.retain(|part| *part != Self::Const(false));
+        parts.retain(|part| *part != Self::Const(!decisive));
         match parts.len() {
-            0 => Self::Const(false),
+            0 => Self::Const(!decisive),
             1 => parts.remove(0),
-            _ => Self::Any(parts),
+            _ if decisive => Self::Any(parts),
+            _ => Self::All(parts),
         }
     }
 

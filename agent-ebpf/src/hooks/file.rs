@@ -233,7 +233,11 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
 
     let mut action = wanted.first;
     let decision = match path::resolve(actor, &spot, slot) {
-        Err(Reason::Anonymous) if matches!(action, Action::Exec) => {
+        // Mapped as code it is memory like any other, which every just-in-time compiler has.
+        Err(Reason::Anonymous)
+            if matches!(action, Action::Exec)
+                && !matches!(hook, Hook::MmapFile | Hook::FileMprotect) =>
+        {
             Decision::because(Reason::NoName)
         }
         Err(reason) => Decision::because(reason),

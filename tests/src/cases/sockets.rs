@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use super::{Case, case, shared};
 use crate::actor::EPERM;
-use crate::events::{ALLOWED, DENIED, Event, OBSERVED};
+use crate::events::{ALLOWED, DENIED, Event, Events, OBSERVED};
 use crate::policy::{on_peer, with_base};
 use crate::world::{World, find_action, ground, listener};
 
@@ -275,14 +275,25 @@ fn allows(deed: &Deed, world: &World) -> Result<()> {
     if !covered(deed, world)? || output.errno(step[0])? != 0 {
         return Ok(());
     }
-    let event =
-        events.wait("that it was allowed", |event| is_told(deed, event, &name, &resource))?;
+    told(world, &events, deed, (&name, &resource), (ALLOWED, "granted", "allowed"))
+}
+
+/// Waits for the event of an agent's deed, with this verdict of this policy, and for its count.
+fn told(
+    world: &World,
+    events: &Events,
+    deed: &Deed,
+    (agent, resource): (&str, &str),
+    (verdict, policy, counter): (u64, &str, &str),
+) -> Result<()> {
+    let what = format!("{} of {resource}, {counter}", deed.action);
+    let event = events.wait(&what, |event| is_told(deed, event, agent, resource))?;
     ensure!(
-        event.verdict() == ALLOWED && event.policy() == "granted",
+        event.verdict() == verdict && event.policy() == policy,
         "the event says otherwise: {}",
         event.brief()
     );
-    world.wait("the metric counts it", || counted(world, &name, deed.action, "allowed"))
+    world.wait("the metric counts it", || counted(world, agent, deed.action, counter))
 }
 
 fn denies(deed: &Deed, world: &World) -> Result<()> {
@@ -299,14 +310,7 @@ fn denies(deed: &Deed, world: &World) -> Result<()> {
         return went(deed, &output, step[0]);
     }
     output.expect(step[0], EPERM)?;
-    let event =
-        events.wait("that it was denied", |event| is_told(deed, event, &name, &resource))?;
-    ensure!(
-        event.verdict() == DENIED && event.policy() == "refused",
-        "the event says otherwise: {}",
-        event.brief()
-    );
-    world.wait("the metric counts it", || counted(world, &name, deed.action, "denied"))
+    told(world, &events, deed, (&name, &resource), (DENIED, "refused", "denied"))
 }
 
 fn observes(deed: &Deed, world: &World) -> Result<()> {
@@ -323,14 +327,7 @@ fn observes(deed: &Deed, world: &World) -> Result<()> {
     if output.errno(step[0])? != 0 {
         return Ok(());
     }
-    let event = events
-        .wait("that it would have been denied", |event| is_told(deed, event, &name, &resource))?;
-    ensure!(
-        event.verdict() == OBSERVED && event.policy() == "refused",
-        "the event says otherwise: {}",
-        event.brief()
-    );
-    world.wait("the metric counts it", || counted(world, &name, deed.action, "audit"))
+    told(world, &events, deed, (&name, &resource), (OBSERVED, "refused", "audit"))
 }
 
 fn leaves_bystanders(deed: &Deed, world: &World) -> Result<()> {

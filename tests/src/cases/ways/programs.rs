@@ -122,6 +122,7 @@ fn code(_: &World, at: &Place) -> Result<Setup> {
             .step(&["protect-exec", &library])
             .told_by(&[&library]),
         attempt("code in anonymous memory").step(&["memory-of-code"]),
+        attempt("code in a memfd").step(&["memfd-of-code"]),
     ])
     .policy(policy))
 }
