@@ -56,7 +56,7 @@ enum Task {
     /// Build the eBPF object and the programs that embed it
     #[command(after_help = "Examples:
   cargo xtask build
-  cargo xtask build --debug-log     the kernel half says what it decides")]
+  cargo xtask build --debug-log     the kernel half logs every fork of an agent")]
     Build(Build),
     /// Run a command in a virtual machine with a test kernel, and end with its exit code
     #[command(after_help = "Examples:
@@ -100,7 +100,7 @@ disagreement is printed with its policies and its request, and ends with a non-z
 
 #[derive(Args, Clone, Copy, Debug)]
 struct Build {
-    /// Let the kernel half log what it does (slow)
+    /// Let the kernel half log every fork of an agent
     #[arg(long)]
     debug_log: bool,
     /// Take a warning in the kernel half for an error
