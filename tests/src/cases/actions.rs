@@ -264,7 +264,6 @@ fn leaves_bystanders(deed: &Deed, world: &World) -> Result<()> {
     events.wait("that the agent started", |event| event.agent() == name)?;
     let output = world.bystander(&prepared.words())?;
     output.expect(prepared.words()[0], 0)?;
-    let bystander_done = events.so_far()?;
     file(&flag, "")?;
     agent.finish()?.expect(prepared.words()[0], EPERM)?;
     // The agent's own event comes after all that a bystander could have caused.
@@ -275,7 +274,6 @@ fn leaves_bystanders(deed: &Deed, world: &World) -> Result<()> {
         event.agent() != name && prepared.is_told_by(event)
             || event.verdict() != DENIED && prepared.is_told_by(event)
     });
-    drop(bystander_done);
     ensure!(
         stray.is_none(),
         "the bystander left an event: {}",

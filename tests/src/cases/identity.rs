@@ -368,14 +368,16 @@ fn configured_unit() -> Result<()> {
             world.wait("the metric counts both denials", || {
                 Ok(world.metrics()?.value("ambit_actions_total", &labels) == Some(2.0))
             })?;
-            let told = events.so_far()?.into_iter().filter(|event| {
-                event.agent() == "coder"
-                    && event.verdict() == DENIED
-                    && event.action() == action
-                    && (event.path() == path || event.peer() == peer)
-            });
-            let told = told.count();
-            ensure!(told == 2, "two denied {action}s are told as {told}");
+            // Counted before it is written.
+            world.wait(&format!("each of two denied {action}s is told"), || {
+                let told = events.so_far()?.into_iter().filter(|event| {
+                    event.agent() == "coder"
+                        && event.verdict() == DENIED
+                        && event.action() == action
+                        && (event.path() == path || event.peer() == peer)
+                });
+                Ok(told.count() == 2)
+            })?;
         }
         Ok(())
     })
