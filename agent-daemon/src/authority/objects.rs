@@ -108,28 +108,33 @@ impl Looker {
     }
 
     fn place(&mut self, path: &Path, cell: &ObjectCell) {
-        match self.lies_at(path) {
+        match self.object(path, OFlag::O_PATH, ResolveFlag::empty()) {
             Ok((key, stat)) => {
                 add(&mut self.found.objects, key, cell);
                 if stat.is_dir() && cell.beneath.iter().any(|rule| *rule != RULE_NONE) {
                     self.hard_links(path, stat.dev(), cell.beneath);
                 }
             }
-            // What is not there now has no object; its name is forbidden all the same.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) => {}
-            Err(error) => {
-                self.found.unseen.get_or_insert((path.to_path_buf(), error));
-            }
+            Err(error) => self.unseen(path, error),
         }
     }
 
-    /// The object that a path leads to.
-    fn lies_at(&self, path: &Path) -> io::Result<((u32, u64), fs::Metadata)> {
-        let file = self.open(path, OFlag::O_PATH, ResolveFlag::empty())?;
+    /// Notes what could not be looked at. What is not there now has no object; its name is forbidden all the
+    /// same.
+    fn unseen(&mut self, path: &Path, error: io::Error) {
+        if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+            self.found.unseen.get_or_insert((path.to_path_buf(), error));
+        }
+    }
+
+    /// The object that a path leads to, as the hooks know it.
+    fn object(
+        &self,
+        path: &Path,
+        flags: OFlag,
+        resolve: ResolveFlag,
+    ) -> io::Result<((u32, u64), fs::Metadata)> {
+        let file = self.open(path, flags, resolve)?;
         let stat = file.metadata()?;
         let key = self.mounts.key(&file, &stat).ok_or_else(|| {
             io::Error::other("the kernel does not say on which file system it lies")
@@ -149,20 +154,26 @@ impl Looker {
                 .and_then(|open| fs::read_dir(format!("/proc/self/fd/{}", fd(&open))));
             let entries = match entries {
                 Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
-                    self.found.unseen.get_or_insert((folder, error));
+                    self.unseen(&folder, error);
                     continue;
                 }
             };
-            for entry in entries.filter_map(Result::ok) {
+            for entry in entries {
                 if self.left == 0 || self.links == 0 {
                     self.found.cut.get_or_insert(folder);
                     return;
                 }
                 self.left -= 1;
-                let Ok(stat) = entry.metadata() else { continue };
-                let path = folder.join(entry.file_name());
+                let looked = entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?)));
+                let (name, stat) = match looked {
+                    Ok(looked) => looked,
+                    Err(error) => {
+                        self.unseen(&folder, error);
+                        continue;
+                    }
+                };
+                let path = folder.join(name);
                 if stat.dev() != device {
                     continue;
                 }
@@ -170,12 +181,12 @@ impl Looker {
                     folders.push(path);
                 } else if stat.nlink() > 1 && seen.insert(stat.ino()) {
                     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-                    let Ok(file) = self.open(&path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS) else {
-                        continue;
-                    };
-                    if let Some(key) = self.mounts.key(&file, &stat) {
-                        add(&mut self.found.objects, key, &cell);
-                        self.links -= 1;
+                    match self.object(&path, flags, ResolveFlag::RESOLVE_NO_SYMLINKS) {
+                        Ok((key, _)) => {
+                            add(&mut self.found.objects, key, &cell);
+                            self.links -= 1;
+                        }
+                        Err(error) => self.unseen(&path, error),
                     }
                 }
             }

@@ -202,6 +202,26 @@ fn v4(address: [u8; 4], port: u16, protocol: u8) -> PeerBody {
     body
 }
 
+/// A library that becomes code is a file event, and no part of the launch that follows.
+#[test]
+fn what_is_mapped_as_code_is_no_launch() {
+    let (mut kernel, mut pipeline) = (Kernel::new(), pipeline());
+    kernel.enrol(10);
+    let header = kernel.header(10, Action::Exec, Verdict::WouldDeny, Hook::MmapFile);
+    kernel.file_with(&header, b"/opt/library.so");
+    kernel.file(10, Action::Exec, Verdict::Allowed, b"/usr/bin/tool");
+    kernel.exec(10, "/usr/bin/tool", &["tool"], false);
+    let events = told(&mut pipeline, &mut kernel);
+    let mapped = events.iter().find(|event| event["class_uid"] == 1001).unwrap();
+    assert_eq!(mapped["file"]["path"], "/opt/library.so");
+    assert_eq!(mapped["unmapped"]["operation"], "map");
+    assert_eq!(mapped["action_id"], 3);
+    let launches: Vec<_> = events.iter().filter(|event| event["type_uid"] == 100_701).collect();
+    assert_eq!(launches.len(), 1, "{events:?}");
+    assert_eq!(launches[0]["process"]["file"]["path"], "/usr/bin/tool");
+    assert_eq!(launches[0]["action_id"], 1);
+}
+
 #[test]
 fn every_kind_of_event_is_valid_ocsf() {
     let (mut pipeline, mut kernel) = (pipeline(), Kernel::new());

@@ -10,7 +10,7 @@ use aya::maps::{HashOfMaps, Map, MapData, MapError};
 
 use super::{
     load::{MAPS, open_map},
-    tables::{TableError, failed},
+    tables::{TableError, failed, is_missing},
 };
 
 /// Bytes of every table, by its name; an outer table's are with those of all its inner ones. As the kernel
@@ -30,11 +30,11 @@ fn of_table(maps: &Path, name: &'static str) -> Result<u64, TableError> {
     }
     let outer: HashOfMaps<MapData, u32, MapData> = map.try_into().map_err(failed(name))?;
     let mut all = own;
-    for set in outer.keys().filter_map(Result::ok) {
-        match outer.get(&set, 0) {
+    for set in outer.keys() {
+        match outer.get(&set.map_err(failed(name))?, 0) {
             Ok(inner) => all += memlock(&inner).map_err(failed(name))?,
             // Retired meanwhile.
-            Err(MapError::KeyNotFound) => {}
+            Err(error) if is_missing(&error) => {}
             Err(error) => return Err(failed(name)(error)),
         }
     }

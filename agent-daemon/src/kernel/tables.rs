@@ -319,13 +319,17 @@ fn publish<K: Pod, V: Pod>(
 
 fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
-        {
-            Ok(())
-        }
+        Err(error) if is_missing(&error) => Ok(()),
         other => other,
+    }
+}
+
+/// True when what was asked for is not there, or no more.
+pub(super) fn is_missing(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(nix::libc::ENOENT),
+        _ => false,
     }
 }
 

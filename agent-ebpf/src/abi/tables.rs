@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Action, KINDS, Privilege, RULE_NONE, RuleId, SocketKind};
+use super::{Action, KINDS, Privilege, RuleId, SocketKind};
 
 codes! {
     /// Which kind of entity, under which action, a place is judged as: Cedar's resource type and
@@ -64,7 +64,7 @@ impl Facet {
     }
 }
 
-/// A permit and a forbid; either may be [`RULE_NONE`].
+/// A permit and a forbid; either may be [`super::RULE_NONE`].
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -76,8 +76,11 @@ pub struct Pair {
     pub forbid: RuleId,
 }
 
-const fn lowest(a: RuleId, b: RuleId) -> RuleId {
-    if a == RULE_NONE || (b != RULE_NONE && b < a) { b } else { a }
+/// The lower of two rules; [`super::RULE_NONE`], which is zero, is above all others.
+#[inline(always)]
+pub const fn lowest(a: RuleId, b: RuleId) -> RuleId {
+    let (a, b) = (a.wrapping_sub(1), b.wrapping_sub(1));
+    (if a < b { a } else { b }).wrapping_add(1)
 }
 
 impl Pair {
@@ -409,9 +412,9 @@ pub struct ObjectKey {
 )]
 #[repr(C)]
 pub struct ObjectCell {
-    /// The lowest rule that forbids this very object, or [`RULE_NONE`].
+    /// The lowest rule that forbids this very object, or [`super::RULE_NONE`].
     pub exact: [RuleId; FACETS],
-    /// The lowest rule that forbids this folder and everything beneath it, or [`RULE_NONE`].
+    /// The lowest rule that forbids this folder and everything beneath it, or [`super::RULE_NONE`].
     pub beneath: [RuleId; FACETS],
 }
 

@@ -29,6 +29,7 @@ use crate::{
 // include/linux/fs.h
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
+const FMODE_PATH: u32 = 1 << 14;
 const FMODE_CREATED: u32 = 1 << 20;
 const FMODE_NONOTIFY: usize = 1 << 26;
 /// In `f_flags`: the open is for running the file.
@@ -135,11 +136,13 @@ pub fn receive(ctx: &LsmContext) -> i32 {
     let Some(actor) = identity::current() else { return 0 };
     let file: u64 = ctx.arg(0);
     let mode: u32 = path::read(file, &offsets().file_mode);
-    let wanted = match (mode & FMODE_READ != 0, mode & FMODE_WRITE != 0) {
-        (true, true) => Wanted { first: Action::Write, then: Some(Action::Read) },
+    let reads = mode & (FMODE_READ | FMODE_PATH) != 0;
+    let wanted = match (reads, mode & FMODE_WRITE != 0) {
+        // Of one for neither (`O_PATH`), only what is known of the file may be used.
+        (true, false) => Wanted { first: Action::Read, then: None },
         (false, true) => Wanted { first: Action::Write, then: None },
-        // Of one for neither, only what is known of the file may be used (`O_PATH`).
-        (_, false) => Wanted { first: Action::Read, then: None },
+        // For both; or nobody can say.
+        (true, true) | (false, false) => Wanted { first: Action::Write, then: Some(Action::Read) },
     };
     judge(&actor, &Opened::held(file), wanted, Hook::FileReceive)
 }
@@ -166,7 +169,9 @@ pub fn protect(ctx: &LsmContext) -> i32 {
     if protection & PROT_EXEC == 0 {
         return 0;
     }
-    code(path::read(part, &offsets().vma_file), protection, Hook::FileMprotect)
+    // What cannot be read is a file without a place, which is denied.
+    let file = identity::read(part, &offsets().vma_file).unwrap_or(u64::MAX);
+    code(file, protection, Hook::FileMprotect)
 }
 
 /// Judges a file that becomes code; memory without a file is none.

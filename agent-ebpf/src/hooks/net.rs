@@ -218,16 +218,14 @@ pub fn socket_connect(ctx: &LsmContext) -> i32 {
     };
     let address: *const u8 = ctx.arg(1);
     let length: i32 = ctx.arg(2);
-    let family = match read::<u16>(address, 0) {
-        Some(family) if length >= 2 => family,
+    let peer = match read::<u16>(address, 0) {
         // Too short to say; the protocol itself answers EINVAL.
-        _ => return 0,
-    };
-    let peer = match family {
-        AF_INET if length >= 8 => v4_peer(ctx, address),
-        AF_INET6 if length >= 24 => v6_peer(ctx, address),
+        _ if length < 2 => return 0,
+        None => None,
+        Some(AF_INET) if length >= 8 => v4_peer(ctx, address),
+        Some(AF_INET6) if length >= 24 => v6_peer(ctx, address),
         // Other families are not internet peers; shorter addresses are refused by the protocol.
-        _ => return 0,
+        Some(_) => return 0,
     };
     let (peer, decision) = match peer {
         Some(peer) => (peer, decide(&actor, Action::Connect, &peer)),

@@ -5,7 +5,7 @@
 //! up to the root is climbed here, over `d_parent` and from mount to mount. All that changes on the way
 //! lives in the slot, where the verifier does not follow it.
 
-use agent_ebpf::{FACETS, ObjectCell, ObjectKey, PATH_MAX, RULE_NONE, Reason, RuleId};
+use agent_ebpf::{FACETS, ObjectCell, ObjectKey, PATH_MAX, RULE_NONE, Reason, lowest};
 use aya_ebpf::{
     cty::c_long,
     helpers::{
@@ -338,11 +338,4 @@ fn cross(slot: &mut Scratch) -> Option<bool> {
     slot.climb.dentry = point;
     slot.climb.beside = 0;
     Some(true)
-}
-
-/// The lower of two rules; [`RULE_NONE`], which is zero, is above all others.
-#[inline(always)]
-const fn lowest(a: RuleId, b: RuleId) -> RuleId {
-    let (a, b) = (a.wrapping_sub(1), b.wrapping_sub(1));
-    (if a < b { a } else { b }).wrapping_add(1)
 }

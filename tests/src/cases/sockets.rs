@@ -4,6 +4,8 @@
 //! Where LSM programs do not load, what the doctor says is not covered goes on as before: the tests assert
 //! that too.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use anyhow::{Result, ensure};
 
 use super::{Case, case, shared};
@@ -48,11 +50,20 @@ fn abstract_name(of: &str) -> String {
     format!("@ambit-{of}-{}", std::process::id())
 }
 
+/// A number that was not given before.
+fn next() -> u32 {
+    static AT: AtomicU32 = AtomicU32::new(0);
+    AT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// An abstract address that nothing has taken.
+fn unused_name(of: &str) -> String {
+    abstract_name(&format!("{of}-{}", next()))
+}
+
 /// A place for a socket that nothing has taken.
 fn place(of: &str) -> Result<String> {
-    static AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = AT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    Ok(ground(&format!("socket-{number}"))?.join(of).display().to_string())
+    Ok(ground(&format!("socket-{}", next()))?.join(of).display().to_string())
 }
 
 fn open_to_all(path: &str) -> Result<()> {
@@ -94,9 +105,7 @@ const DEEDS: &[Deed] = &[
         of: || {
             use std::os::linux::net::SocketAddrExt as _;
             use std::os::unix::net::{SocketAddr, UnixListener};
-            static AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-            let number = AT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let name = abstract_name(&format!("server-{number}"));
+            let name = unused_name("server");
             let address = SocketAddr::from_abstract_name(&name[1..])?;
             let listener = UnixListener::bind_addr(&address)?;
             std::thread::spawn(move || listener.incoming().for_each(drop));
@@ -114,9 +123,7 @@ const DEEDS: &[Deed] = &[
         of: || {
             use std::os::linux::net::SocketAddrExt as _;
             use std::os::unix::net::{SocketAddr, UnixDatagram};
-            static AT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-            let number = AT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let name = abstract_name(&format!("sink-{number}"));
+            let name = unused_name("sink");
             let sink = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name[1..])?)?;
             std::thread::spawn(move || while sink.recv(&mut [0; 8]).is_ok() {});
             Ok((words(&["unix-send", &name]), format!("resource == UnixSocket::\"{name}\"")))

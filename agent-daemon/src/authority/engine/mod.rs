@@ -24,7 +24,7 @@ use crate::{
     api::Metrics,
     config::{BackendChoice, Config},
     identity::cgroups,
-    kernel::{Coverage, Host, TableError, Tables, fanotify, host, load, memory},
+    kernel::{Coverage, Host, Tables, fanotify, host, load, memory},
     policy::{self, Policies},
 };
 
@@ -312,15 +312,17 @@ impl Engine {
 
     /// The metrics as they are now.
     pub fn scrape(&self) -> Vec<u8> {
-        match self.kernel_memory() {
-            Ok(tables) => self.metrics.kernel_memory(&tables),
-            Err(error) => eprintln!("ambitd: what the tables cost: {error}"),
+        if let Some(tables) = self.kernel_memory() {
+            self.metrics.kernel_memory(&tables);
         }
         self.metrics.text()
     }
 
-    fn kernel_memory(&self) -> Result<Vec<(&'static str, u64)>, TableError> {
+    /// What each table costs; where the kernel does not say, the daemon says why.
+    fn kernel_memory(&self) -> Option<Vec<(&'static str, u64)>> {
         memory(&self.config.kernel.pins.join("maps"))
+            .inspect_err(|error| eprintln!("ambitd: what the tables cost is not known: {error}"))
+            .ok()
     }
 
     /// For `ambit doctor`.
@@ -337,7 +339,7 @@ impl Engine {
             events: self.config.events.file.clone(),
             generation: self.inner().generation,
             landlock: crate::run::ceiling_is_available(),
-            kernel_memory: self.kernel_memory().ok().map(|all| all.iter().map(|(_, n)| n).sum()),
+            kernel_memory: self.kernel_memory().map(|all| all.iter().map(|(_, n)| n).sum()),
             agents: self.directory.read().agents.values().filter(|agent| !agent.ended).count(),
         }
     }

@@ -225,7 +225,7 @@ impl Engine {
         for (number, view, forbidden) in due {
             let begun = Instant::now();
             let processes = self.processes(&view);
-            let Some(found) = objects::look(&view, &processes, forbidden.iter()) else {
+            let Some(mut found) = objects::look(&view, &processes, forbidden.iter()) else {
                 continue;
             };
             let mut inner = self.inner();
@@ -234,6 +234,12 @@ impl Engine {
                 continue;
             };
             set.looked = (begun, begun.elapsed());
+            if found.unseen.is_some() {
+                // What could not be looked at this time may be where it was.
+                for (object, cell) in &set.objects {
+                    found.objects.entry(*object).or_insert(*cell);
+                }
+            }
             if set.objects == found.objects {
                 continue;
             }
