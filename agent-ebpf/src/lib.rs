@@ -21,6 +21,18 @@ pub trait Reach {
     fn join(&self, key: &JoinKey) -> Option<&Pair>;
 }
 
+/// The names that an agent was told, as [`decide_peer`] asks them.
+pub trait Names {
+    /// The agent's number.
+    fn agent(&self) -> u32;
+    /// The names that an address is known by, if any.
+    fn named(&self, key: &NamedKey) -> Option<&PeerNames>;
+    /// What the agent's policy says of the peers with this name. It says something of every name.
+    fn name(&self, number: u32) -> Option<&PeerCell>;
+    /// Nanoseconds since boot, suspended time included.
+    fn now(&self) -> u64;
+}
+
 /// A verdict before the agent's mode is applied, with its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -408,16 +420,23 @@ impl Peer {
     }
 }
 
-/// Judges a peer: what holds of its address, of its protocol and port, and of both together.
+/// Judges a peer: what holds of its address, of its protocol and port, of the name that its address is
+/// known by, and of them together. An address with several names is judged once under each, and any
+/// forbid denies.
 ///
 /// An action that is not about peers is permitted by nothing.
 #[inline(always)]
-pub fn decide_peer(action: Action, peer: &Peer, reach: &impl Reach) -> Decision {
+pub fn decide_peer(
+    action: Action,
+    peer: &Peer,
+    reach: &impl Reach,
+    names: &impl Names,
+) -> Decision {
     let Some(facet) = PeerFacet::of(action) else {
         return Decision::because(Reason::NoPermit);
     };
     let mut found = NONE;
-    let mut classes = [0; 3];
+    let mut classes = [0; 2];
     if let Some(cell) = reach.peer(&peer.address_key()) {
         found = cell.pairs[facet as usize];
         classes[0] = cell.class;
@@ -430,13 +449,79 @@ pub fn decide_peer(action: Action, peer: &Peer, reach: &impl Reach) -> Decision 
         found = found.and(cell.pairs[facet as usize]);
         classes[1] = cell.class;
     }
-    // No rule that joins dimensions holds of an address of class 0.
-    if classes[0] != 0
-        && let Some(joined) = reach.join(&JoinKey { facet: JoinKey::PEERS | facet as u32, classes })
-    {
-        found = found.and(*joined);
+    let Some(nameless) = reach.peer(&PeerKey::NAMELESS) else {
+        return Decision::of(found.and(joined_peer(facet, classes, 0, reach)));
+    };
+    let mut has_name = false;
+    // A local address is not looked up.
+    if matches!(facet, PeerFacet::Connect) {
+        let key = NamedKey::of(names.agent(), peer);
+        if let Some(known) = names.named(&key) {
+            let now = names.now();
+            for name in &known.names {
+                if name.expires <= now {
+                    continue;
+                }
+                let Some(cell) = names.name(name.name) else {
+                    return Decision::because(Reason::PeerUnresolved);
+                };
+                has_name = true;
+                found = found.and(named_peer(facet, classes, cell, reach));
+            }
+            if known.more_until > now || !known.is_of(&key) {
+                return Decision::because(Reason::PeerUnresolved);
+            }
+        }
+    }
+    if !has_name {
+        found = found.and(named_peer(facet, classes, nameless, reach));
     }
     Decision::of(found)
+}
+
+/// What a name adds to what holds of a peer's address and port.
+#[inline(always)]
+fn named_peer(facet: PeerFacet, classes: [u32; 2], cell: &PeerCell, reach: &impl Reach) -> Pair {
+    cell.pairs[facet as usize].and(joined_peer(facet, classes, cell.class, reach))
+}
+
+/// What rules that join dimensions say of a peer.
+#[inline(always)]
+fn joined_peer(facet: PeerFacet, classes: [u32; 2], name: u32, reach: &impl Reach) -> Pair {
+    // No such rule holds of an address of class 0.
+    if classes[0] == 0 {
+        return NONE;
+    }
+    let classes = [classes[0], classes[1], name];
+    match reach.join(&JoinKey { facet: JoinKey::PEERS | facet as u32, classes }) {
+        Some(joined) => *joined,
+        None => NONE,
+    }
+}
+
+impl PeerNames {
+    /// True when this tells of that key; see there why it is asked last.
+    #[inline(always)]
+    fn is_of(&self, key: &NamedKey) -> bool {
+        self.first.is(key) && self.last.is(key)
+    }
+}
+
+impl NamedKey {
+    /// Where the names that an agent knows an address by are.
+    #[inline(always)]
+    pub const fn of(agent: u32, peer: &Peer) -> Self {
+        Self { address: peer.address, agent, family: peer.family as u32 }
+    }
+
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        // SAFETY: a reference to read from; volatile, since another may write there meanwhile.
+        let own = unsafe { core::ptr::read_volatile(self) };
+        u128::from_ne_bytes(own.address) == u128::from_ne_bytes(other.address)
+            && own.agent == other.agent
+            && own.family == other.family
+    }
 }
 
 #[cfg(test)]

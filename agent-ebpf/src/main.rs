@@ -16,7 +16,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
     programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
 };
-use hooks::{change, exec, file, lifecycle, net, privilege, socket, unix};
+use hooks::{change, exec, file, lifecycle, names, net, privilege, socket, unix};
 
 #[lsm(hook = "file_open")]
 fn file_open(ctx: LsmContext) -> i32 {
@@ -81,6 +81,18 @@ fn bind4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(bind6)]
 fn bind6(ctx: SockAddrContext) -> i32 {
     net::bind6(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    names::answered4(&ctx);
+    1
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    names::answered6(&ctx);
+    1
 }
 
 #[btf_tracepoint(function = "sched_process_fork")]

@@ -4,13 +4,14 @@
 //! it loads them.
 
 use agent_ebpf::{
-    ARGV_MAX, Action, Agent, Config, Decision, ExecBody, FACETS, FileBody, Header, JoinKey,
-    ObjectCell, ObjectKey, PATH_MAX, Pair, PathWalk, PatternRow, PeerCell, PeerKey, PlaceCell,
-    PlaceKey, RuleId, SLOTS_PER_CPU, Stream, Task,
+    ARGV_MAX, Action, Agent, Config, Decision, ExecBody, FACETS, FileBody, Header, HostName,
+    JoinKey, NameKey, NamedKey, ObjectCell, ObjectKey, PATH_MAX, Pair, PathWalk, PatternRow,
+    PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, RuleId, SLOTS_PER_CPU, Stream, Task,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, RingBuf},
+    helpers::generated::{bpf_map_pop_elem, bpf_map_push_elem},
     macros::btf_map,
 };
 
@@ -104,6 +105,76 @@ inner_table!(
     /// [`ObjectKey`] to [`ObjectCell`].
     ObjectTable, BPF_MAP_TYPE_HASH, ObjectKey, ObjectCell
 );
+
+/// The names that agents were told, by address. Written by the daemon before an answer is passed on.
+#[btf_map]
+pub static HOSTS: HashMap<NamedKey, PeerNames, 262_144, NO_PREALLOC> = HashMap::new();
+
+/// What policy sets say of the names in [`HOSTS`]. Written by the daemon before a name is there, and before
+/// an agent is given a set.
+#[btf_map]
+pub static NAMES: HashMap<NameKey, PeerCell, 1_048_576, NO_PREALLOC> = HashMap::new();
+
+/// What names are called, by number. Written by the daemon, and read by the one after it.
+#[btf_map]
+pub static TEXTS: HashMap<u32, HostName, 262_144, NO_PREALLOC> = HashMap::new();
+
+/// An agent's name server to the port of the daemon that asks it. Written by the hooks.
+#[btf_map]
+pub static ROUTES: HashMap<NamedKey, u32, 16384, NO_PREALLOC> = HashMap::new();
+
+/// The other way round. Written by the hooks, read by the daemon.
+#[btf_map]
+pub static RESOLVERS: HashMap<u32, NamedKey, 16384, NO_PREALLOC> = HashMap::new();
+
+/// Ports of the daemon that have no name server yet. Written by the daemon, emptied by the hooks.
+#[btf_map]
+pub static FREE_PORTS: Ports = Ports::new();
+
+/// A queue of ports (`BPF_MAP_TYPE_QUEUE`).
+#[repr(C)]
+pub struct Ports {
+    r#type: *const [i32; aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_QUEUE as usize],
+    value_size: *const [i32; size_of::<u32>()],
+    max_entries: *const [i32; 1024],
+}
+
+// SAFETY: never read as what it is made of: the loader makes a map of it.
+unsafe impl Sync for Ports {}
+
+impl Ports {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), value_size: null(), max_entries: null() }
+    }
+
+    /// Takes one.
+    #[inline(always)]
+    pub fn take(&self) -> Option<u32> {
+        let mut port = 0_u32;
+        // SAFETY: a queue of `u32`, and room for one.
+        let failed = unsafe {
+            bpf_map_pop_elem(
+                core::ptr::from_ref(self).cast_mut().cast(),
+                core::ptr::from_mut(&mut port).cast(),
+            )
+        };
+        (failed == 0).then_some(port)
+    }
+
+    /// Puts one back; when there is no room, the daemon misses it and opens another.
+    #[inline(always)]
+    pub fn put(&self, port: u32) {
+        // SAFETY: as above.
+        let _ = unsafe {
+            bpf_map_push_elem(
+                core::ptr::from_ref(self).cast_mut().cast(),
+                core::ptr::from_ref(&port).cast(),
+                0,
+            )
+        };
+    }
+}
 
 /// Objects of Ambit's own, and the folders that lead to them. Written by the daemon.
 #[btf_map]

@@ -8,6 +8,7 @@ const CONFIG: Config = Config {
     levels: 0,
     hash_seed: 0x1234_5678,
     hash_factor: 0x9e37_79b9_7f4a_7c15,
+    netns: 0,
     abi: 1,
     pad: 0,
 };
@@ -18,6 +19,26 @@ struct Tables {
     rows: HashMap<u32, PatternRow>,
     peers: HashMap<PeerKey, PeerCell>,
     joins: HashMap<JoinKey, Pair>,
+    hosts: HashMap<NamedKey, PeerNames>,
+    names: HashMap<u32, PeerCell>,
+}
+
+impl Names for Tables {
+    fn agent(&self) -> u32 {
+        7
+    }
+
+    fn named(&self, key: &NamedKey) -> Option<&PeerNames> {
+        self.hosts.get(key)
+    }
+
+    fn name(&self, number: u32) -> Option<&PeerCell> {
+        self.names.get(&number)
+    }
+
+    fn now(&self) -> u64 {
+        1000
+    }
 }
 
 impl Reach for Tables {
@@ -220,13 +241,85 @@ fn a_peer_is_judged_by_address_by_port_and_by_both() {
     let pairs = [forbid(5), Pair::default(), permit(6)];
     tables.peers.insert(low, PeerCell { pairs, class: 2, pad: 0 });
     tables.joins.insert(JoinKey { facet: JoinKey::PEERS | 1, classes: [1, 2, 0] }, permit(3));
-    let says = |action, address, port| decide_peer(action, &peer(address, port), &tables);
+    let says = |action, address, port| decide_peer(action, &peer(address, port), &tables, &tables);
     assert_eq!(says(Action::Connect, [10, 1, 2, 3], 80).rule, 5);
     assert_eq!(says(Action::Bind, [10, 1, 2, 3], 80).rule, 3);
     assert_eq!(says(Action::Listen, [10, 1, 2, 3], 80).rule, 6);
     assert_eq!(says(Action::Bind, [11, 1, 2, 3], 80).reason, Reason::NoPermit);
     assert_eq!(says(Action::Connect, [10, 1, 2, 3], 1024).reason, Reason::NoPermit);
     assert_eq!(says(Action::Read, [10, 1, 2, 3], 80).reason, Reason::NoPermit);
+}
+
+/// Names until a time, by number.
+fn known_by(key: NamedKey, names: &[(u32, u64)]) -> PeerNames {
+    let mut known = PeerNames { first: key, last: key, ..PeerNames::default() };
+    for (slot, (name, expires)) in known.names.iter_mut().zip(names) {
+        *slot = PeerName { expires: *expires, name: *name, pad: 0 };
+    }
+    known
+}
+
+#[test]
+fn an_address_is_judged_under_each_of_its_names_while_they_live() {
+    let peer = |last| Peer::v4(protocol::TCP, [192, 0, 2, last], [1, 187], true);
+    let key = |last| NamedKey::of(7, &peer(last));
+    let cell = |pair| PeerCell { pairs: [pair; PEER_FACETS], class: 0, pad: 0 };
+    let mut tables = Tables::default();
+    tables.peers.insert(PeerKey::NAMELESS, cell(Pair::default()));
+    tables.names = HashMap::from([(1, cell(permit(3))), (2, cell(forbid(4)))]);
+    for (last, names) in [
+        (1, &[(1, 2000)][..]),
+        (2, &[(1, 2000), (2, 2000)]),
+        (3, &[(1, 2000), (2, 1000)]),
+        (4, &[(1, 1000)]),
+        (5, &[(1, 2000), (9, 2000)]),
+    ] {
+        tables.hosts.insert(key(last), known_by(key(last), names));
+    }
+    // One that is being used again for another address, one that belongs to another agent, and one with
+    // more names than there is room for.
+    tables.hosts.insert(key(6), known_by(key(1), &[(1, 2000)]));
+    tables.hosts.insert(key(7), known_by(NamedKey::of(8, &peer(7)), &[(1, 2000)]));
+    let more = PeerNames { more_until: 1001, ..known_by(key(8), &[(1, 2000)]) };
+    tables.hosts.insert(key(8), more);
+    tables.hosts.insert(key(9), PeerNames { more_until: 1000, ..more });
+    tables.hosts.get_mut(&key(9)).unwrap().first = key(9);
+    tables.hosts.get_mut(&key(9)).unwrap().last = key(9);
+
+    let says = |last| decide_peer(Action::Connect, &peer(last), &tables, &tables);
+    assert_eq!(says(0).reason, Reason::NoPermit);
+    assert_eq!(says(1), Decision { reason: Reason::Permitted, rule: 3 });
+    assert_eq!(says(2), Decision { reason: Reason::Forbidden, rule: 4 });
+    assert_eq!(says(3).reason, Reason::Permitted);
+    assert_eq!(says(4).reason, Reason::NoPermit);
+    for unknown in 5..=8 {
+        assert_eq!(says(unknown).reason, Reason::PeerUnresolved, "{unknown}");
+    }
+    assert_eq!(says(9).reason, Reason::Permitted);
+    // What is bound has no name.
+    assert_eq!(decide_peer(Action::Bind, &peer(1), &tables, &tables).reason, Reason::NoPermit);
+}
+
+#[test]
+fn what_has_no_name_is_judged_as_such_and_names_join() {
+    let peer = Peer::v4(protocol::TCP, [192, 0, 2, 1], [1, 187], true);
+    let key = NamedKey::of(7, &peer);
+    let mut tables = Tables::default();
+    let all = PeerKey { prefix_len: PeerKey::ADDRESS, address: [0; 16], ..peer.address_key() };
+    tables.peers.insert(all, PeerCell { class: 1, ..PeerCell::default() });
+    tables.hosts.insert(key, known_by(key, &[(1, 2000)]));
+    tables.names.insert(1, PeerCell { class: 5, ..PeerCell::default() });
+    tables.joins.insert(JoinKey { facet: JoinKey::PEERS, classes: [1, 0, 5] }, permit(3));
+    let says = |tables: &Tables| decide_peer(Action::Connect, &peer, tables, tables).rule;
+    // No rule asks for names, so nobody looks.
+    assert_eq!(says(&tables), RULE_NONE);
+    let class = PeerCell { class: 4, pairs: [permit(9); PEER_FACETS], pad: 0 };
+    tables.peers.insert(PeerKey::NAMELESS, class);
+    assert_eq!(says(&tables), 3);
+    tables.hosts.clear();
+    assert_eq!(says(&tables), 9);
+    tables.joins.insert(JoinKey { facet: JoinKey::PEERS, classes: [1, 0, 4] }, forbid(2));
+    assert_eq!(says(&tables), 2);
 }
 
 #[test]

@@ -355,7 +355,7 @@ fn remember(directory: &Directory, batch: &Batch) {
                 .filter(|path| path.starts_with(b"/"))
                 .map(|path| file(path, body.is_dir != 0))
                 .collect(),
-            Body::Peer(peer) => vec![Target::Peer(peer_of(&peer))],
+            Body::Peer(peer) => vec![Target::Peer { peer: peer_of(&peer), host: None }],
             Body::Privilege(body) => {
                 let one = u8::try_from(body.privilege).ok().and_then(Privilege::from_code);
                 one.map(Target::Privilege).into_iter().collect()

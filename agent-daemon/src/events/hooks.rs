@@ -93,6 +93,8 @@ pub(super) const fn sees(hook: Hook) -> Sees {
         | Hook::Connect6
         | Hook::Bind4
         | Hook::Bind6
+        | Hook::Recvmsg4
+        | Hook::Recvmsg6
         | Hook::SchedFork
         | Hook::SchedExec
         | Hook::SchedExit

@@ -26,7 +26,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-pub(super) const MAPS: [&str; 17] = [
+pub(super) const MAPS: [&str; 23] = [
     "CONFIG",
     "AGENTS",
     "CGROUPS",
@@ -38,6 +38,12 @@ pub(super) const MAPS: [&str; 17] = [
     "PATTERNS",
     "JOINS",
     "OBJECTS",
+    "HOSTS",
+    "NAMES",
+    "TEXTS",
+    "ROUTES",
+    "RESOLVERS",
+    "FREE_PORTS",
     "GUARDED",
     "DENIED",
     "TOLD",
@@ -333,6 +339,7 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         levels: 0,
         hash_seed: random()?,
         hash_factor: random()? | 1,
+        netns: 0,
         abi: ABI_VERSION,
         pad: 0,
     };

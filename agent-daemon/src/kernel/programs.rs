@@ -21,7 +21,7 @@ pub(super) enum Kind {
 }
 
 /// Every program: its name in the object, its hook, its kind.
-pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 46] = {
+pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 48] = {
     use agent_ebpf::Hook;
     [
         ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
@@ -33,6 +33,8 @@ pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 46] = {
         ("sendmsg6", Hook::Sendmsg6, Kind::Cgroup),
         ("bind4", Hook::Bind4, Kind::Cgroup),
         ("bind6", Hook::Bind6, Kind::Cgroup),
+        ("recvmsg4", Hook::Recvmsg4, Kind::Cgroup),
+        ("recvmsg6", Hook::Recvmsg6, Kind::Cgroup),
         ("sock_create", Hook::SockCreate, Kind::CgroupSock),
         ("bpf_call", Hook::Bpf, Kind::Lsm("bpf")),
         ("socket_connect", Hook::SocketConnect, Kind::Lsm("socket_connect")),

@@ -25,6 +25,10 @@ pub(super) struct Atoms {
     /// Every number from 0 to 65535: it is a port, or nobody asks for it.
     pub(super) ports: BTreeSet<u16>,
     pub(super) protocols: BTreeSet<u8>,
+    /// Host names.
+    pub(super) hosts: BTreeSet<String>,
+    /// What host names are asked to end with; empty when any will do.
+    pub(super) host_ends: BTreeSet<String>,
     /// What paths are compared with by `like`.
     pub(super) patterns: BTreeSet<Pattern>,
     /// What is asked of agents besides who they are and their groups.
@@ -61,6 +65,8 @@ impl Atoms {
         self.nets.extend(other.nets);
         self.ports.extend(other.ports);
         self.protocols.extend(other.protocols);
+        self.hosts.extend(other.hosts);
+        self.host_ends.extend(other.host_ends);
         self.patterns.extend(other.patterns);
         self.of_agents.extend(other.of_agents);
         self.others.extend(other.others);
@@ -81,6 +87,7 @@ impl Atoms {
                         "Value" => self.literal(member),
                         "." | "has" => self.attribute(key, member),
                         "like" => self.like(member),
+                        "==" | "!=" | "contains" => self.compared(member),
                         "isLoopback" => self.named(&["127.0.0.0/8", "::1/128"]),
                         "isMulticast" => self.named(&["224.0.0.0/4", "ff00::/8"]),
                         _ => {}
@@ -128,6 +135,39 @@ impl Atoms {
         }
     }
 
+    /// Takes the names that a host is compared with.
+    fn compared(&mut self, json: &Value) {
+        let sides = [json.get("left"), json.get("right")];
+        let is_host = |side: &&Value| {
+            side.pointer("/./attr").and_then(Value::as_str) == Some("host")
+                && side.pointer("/./left/Var").and_then(Value::as_str) == Some("resource")
+        };
+        if !sides.iter().flatten().any(is_host) {
+            return;
+        }
+        for side in sides.into_iter().flatten() {
+            let each = side
+                .get("Set")
+                .and_then(Value::as_array)
+                .map_or(std::slice::from_ref(side), Vec::as_slice);
+            let texts = each.iter().filter_map(|one| one.get("Value")?.as_str());
+            self.hosts.extend(texts.map(str::to_owned));
+        }
+    }
+
+    /// A name that stands for each kind of them, and how to speak of it: those that are named, then one that
+    /// ends as is asked for. A `?` is in no name, so nothing else is asked of it.
+    pub(super) fn host_witnesses(&self) -> Vec<(String, String)> {
+        let named = self.hosts.iter().map(|name| (name.clone(), name.clone()));
+        let ends = self.host_ends.iter().filter(|end| !end.is_empty());
+        named.chain(ends.map(|end| (format!("?{end}"), format!("*{end}")))).collect()
+    }
+
+    /// True when something is asked of host names.
+    pub(super) fn ask_for_hosts(&self) -> bool {
+        !(self.hosts.is_empty() && self.host_ends.is_empty())
+    }
+
     fn like(&mut self, json: &Value) {
         let of = json.get("left").and_then(|left| left.get("."));
         if of.and_then(|of| of.pointer("/left/Var")?.as_str()) == Some("principal") {
@@ -142,7 +182,17 @@ impl Atoms {
             of.get("attr").and_then(Value::as_str) == Some("protocol")
                 && of.pointer("/left/Var").and_then(Value::as_str) == Some("resource")
         });
+        let is_host = of.is_some_and(|of| {
+            of.get("attr").and_then(Value::as_str) == Some("host")
+                && of.pointer("/left/Var").and_then(Value::as_str) == Some("resource")
+        });
         match elements.and_then(|elements| Pattern::of(elements)) {
+            Some(Pattern(letters)) if is_host => {
+                let is_star = letters.first().is_none_or(Option::is_none);
+                let text: String = letters.into_iter().flatten().collect();
+                let kind = if is_star { &mut self.host_ends } else { &mut self.hosts };
+                kind.insert(text);
+            }
             Some(pattern) if is_path => {
                 self.patterns.insert(pattern);
             }
@@ -162,6 +212,7 @@ impl Atoms {
         let name = access.get("attr").and_then(Value::as_str);
         match (of, name) {
             (Some("resource"), Some("ip" | "port" | "protocol" | "path")) => {}
+            (Some("resource"), Some("host")) => drop(self.host_ends.insert(String::new())),
             (Some("principal"), Some(name)) => {
                 self.of_agents.insert(format!("principal.{name}"));
             }

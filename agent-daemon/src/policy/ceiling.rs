@@ -75,6 +75,9 @@ fn above(formula: &Formula, kind: Type, atoms: &Atoms) -> BTreeSet<PathBuf> {
                 | Atom::Address(_)
                 | Atom::Port(..)
                 | Atom::Protocol(_)
+                | Atom::HasHost
+                | Atom::Host(_)
+                | Atom::HostEnds(_)
                 | Atom::Agent(_),
             )
             | None => one(root),

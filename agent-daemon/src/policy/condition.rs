@@ -7,8 +7,9 @@ use agent_ebpf::{PeerFacet, protocol};
 use super::diagnostic::{Diagnostic, Text, nearest};
 use super::expression::{Form, Node, parse};
 use super::formula::{AgentTest, Expr, Protocols, Test, Text as Asked};
+use super::hosts::{is_lawful_end, lawful};
 use super::model::protocol_name;
-use super::pattern::Pattern;
+use super::pattern::{Pattern, Simple};
 use super::peers::Net;
 use super::rule::{AgentName, Attribute};
 use super::scope::{ACTIONS, Head, Type, abstract_address, name, path};
@@ -19,11 +20,12 @@ const FORMS: &str = "a condition is made of these, joined by `&&`, `||` and `!`:
     resource.ip == ip(\"192.0.2.7\"), resource.ip.isInRange(ip(\"192.0.2.0/24\")), resource.ip.isLoopback()\n\
     resource.port == 443, resource.port < 1024, [80, 443].contains(resource.port)\n\
     resource.protocol == \"tcp\"\n\
+    resource has host && resource.host == \"api.example.com\", … && resource.host like \"*.example.com\"\n\
     resource.path like \"*.pem\", resource in Dir::\"/srv\", resource == File::\"/srv/x\", resource is Peer\n\
     principal in AgentGroup::\"builders\", principal.name like \"ci-*\", action == Action::\"read\"";
 
 /// The attributes of resources, and what has them.
-const ATTRIBUTES: [&str; 4] = ["ip", "port", "protocol", "path"];
+const ATTRIBUTES: [&str; 5] = ["ip", "port", "protocol", "host", "path"];
 /// The attributes of agents.
 const OF_AGENTS: [&str; 5] = ["name", "namespace", "model", "operator", "labels"];
 
@@ -238,6 +240,14 @@ impl Reader<'_> {
                 "a protocol is compared with a string".to_owned(),
                 "write `resource.protocol == \"tcp\"`",
             ),
+            ("host", Form::Text(written)) => match lawful(written) {
+                Ok(()) => Ok(Expr::Test(Test::Host(Asked::Equals(written.clone())))),
+                Err(help) => refuse(format!("no host is called \"{written}\""), &help),
+            },
+            ("host", _) => refuse(
+                "a host's name is compared with a string".to_owned(),
+                "write `resource.host == \"api.example.com\"`",
+            ),
             ("path", Form::Text(written)) => {
                 let range = literal.words.range();
                 let checked = match written.starts_with('@') {
@@ -305,7 +315,7 @@ impl Reader<'_> {
         })
     }
 
-    fn like(&self, node: &Node<'_>, left: &Node<'_>, right: &Node<'_>) -> Found {
+    fn like(&mut self, node: &Node<'_>, left: &Node<'_>, right: &Node<'_>) -> Found {
         let (Form::Attribute(of, name), Form::Pattern(parts)) = (&left.kind, &right.kind) else {
             return self.cannot(node);
         };
@@ -330,6 +340,7 @@ impl Reader<'_> {
                 }
                 Ok(Expr::Test(Test::Path(Asked::Like(pattern))))
             }
+            "host" => self.host_like(&pattern, right),
             "protocol" => {
                 let fits = |number| pattern.matches(protocol_name(number).as_bytes());
                 Ok(Expr::Test(Test::Protocol(Protocols::of(fits))))
@@ -337,10 +348,45 @@ impl Reader<'_> {
             name if ATTRIBUTES.contains(&name) => self.refuse(
                 node.words.range(),
                 format!("`{name}` is no text"),
-                "`like` is for paths; for addresses write `isInRange`, for ports `<` and `>`",
+                "`like` is for paths and hosts; for addresses write `isInRange`, for ports `<` and `>`",
             ),
             name => self.unknown_attribute(left, name),
         }
+    }
+
+    /// A pattern of host names: a star at its beginning, or none.
+    fn host_like(&mut self, pattern: &Pattern, written: &Node<'_>) -> Found {
+        let range = written.words.range();
+        let end = match pattern.simple() {
+            Some(Simple::Anything) => None,
+            Some(Simple::Exactly(name) | Simple::Ends(name)) => Some(name),
+            Some(Simple::Begins(_) | Simple::BeginsAndEnds(..)) | None => {
+                return self.refuse(
+                    range,
+                    "a pattern of host names has its `*` at the beginning, and there only",
+                    "write as in `resource.host like \"*.example.com\"`",
+                );
+            }
+        };
+        if let Some(end) = end.map(|end| String::from_utf8_lossy(&end).into_owned()) {
+            if !is_lawful_end(&end) {
+                return self.refuse(
+                    range,
+                    "no host's name ends like this, so it never matches",
+                    "names have lower-case letters, digits, `-` and `_`, with dots between them and none at the end",
+                );
+            }
+            if !end.starts_with('.') && matches!(pattern.simple(), Some(Simple::Ends(_))) {
+                self.warnings.push(self.text.warning(
+                    range,
+                    format!(
+                        "`*{end}` is also every name that merely ends so, as `evil-{end}` does"
+                    ),
+                    format!("write `*.{end}` for the names beneath it, and `{end}` for itself"),
+                ));
+            }
+        }
+        Ok(Expr::Test(Test::Host(Asked::Like(pattern.clone()))))
     }
 
     fn has(&self, node: &Node<'_>, of: &Node<'_>, name: &str) -> Found {
@@ -352,6 +398,9 @@ impl Reader<'_> {
         }
         if !is(of, "resource") {
             return self.cannot(node);
+        }
+        if name == "host" {
+            return Ok(Expr::Test(Test::HasHost));
         }
         let with = |kind: &Type| match name {
             "path" => kind.is_place(),
@@ -576,13 +625,8 @@ impl Reader<'_> {
     }
 
     fn unknown_attribute<T>(&self, node: &Node<'_>, name: &str) -> Result<T, Box<Diagnostic>> {
-        let list =
-            "a Peer has `ip`, `port` and `protocol`; a File, Dir, Program or UnixSocket has `path`";
+        let list = "a Peer has `ip`, `port`, `protocol` and perhaps `host`; a File, Dir, Program or UnixSocket has `path`";
         let (message, help) = match name {
-            "host" => (
-                "host names cannot be kept in the kernel yet".to_owned(),
-                "name the address: `resource.ip.isInRange(ip(\"192.0.2.0/24\"))`".to_owned(),
-            ),
             "label" | "labels" => (
                 "files have no labels yet".to_owned(),
                 "name the folder or the form of the path: `resource in Dir::\"…\"`, `resource.path like \"*.pem\"`".to_owned(),

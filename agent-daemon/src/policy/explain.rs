@@ -19,7 +19,7 @@ use super::atoms::{Addresses, Atoms};
 use super::model::{self, ModelError, Target};
 use super::peers::Net;
 use super::rule::{Agent, AgentName, Effect, Protected, RuleInfo};
-use super::{Collision, HashedTables, Lowered, Policies, PolicyError};
+use super::{Collision, HashedTables, KnownBy, Lowered, Policies, PolicyError, hosts};
 
 /// Literals of one kind that are tried in search of what comes near.
 const TRIED: usize = 32;
@@ -93,7 +93,10 @@ impl Judge {
                 Some(facet) => decide_socket(secrets, facet, name.as_os_str().as_bytes(), tables),
                 None => Decision::because(Reason::NoPermit),
             },
-            Target::Peer(peer) => decide_peer(action, peer, tables),
+            Target::Peer { peer, host } => {
+                let known = KnownBy::new(&self.lowered.hosts, peer, host);
+                decide_peer(action, peer, tables, &known)
+            }
             Target::Socket(kind) => decide_numbered(&PlaceKey::socket(*kind), tables),
             Target::Privilege(one) => decide_numbered(&PlaceKey::privilege(*one), tables),
         }
@@ -119,7 +122,13 @@ fn fits(action: Action, target: &Target) -> bool {
     match target {
         Target::File { is_dir, .. } => Facet::of(action, *is_dir).is_some(),
         Target::UnixSocket(_) => Facet::of_socket(action).is_some(),
-        Target::Peer(_) => matches!(action, Action::Connect | Action::Bind | Action::Listen),
+        Target::Peer { host, .. } => match action {
+            Action::Connect => true,
+            Action::Bind | Action::Listen => host.is_none(),
+            Action::Exec | Action::Read | Action::Write | Action::Socket | Action::Privilege => {
+                false
+            }
+        },
         Target::Socket(_) => action == Action::Socket,
         Target::Privilege(_) => action == Action::Privilege,
     }
@@ -127,7 +136,8 @@ fn fits(action: Action, target: &Target) -> bool {
 
 /// What an action is done to, as people write it: an absolute path, one that ends with `/` being a
 /// folder; or an address and a port: `192.0.2.7:443`, `[2001:db8::1]:53/udp`; tcp is meant where no
-/// protocol is named; or a unix socket by its path or `@` and its abstract address; or the name of a
+/// protocol is named, and an address that is known by a name is written with it:
+/// `api.example.com=192.0.2.7:443`; or a unix socket by its path or `@` and its abstract address; or the name of a
 /// kind of socket or of a privilege.
 ///
 /// # Errors
@@ -173,12 +183,24 @@ fn peer(text: &str, destination: bool) -> Result<Target, String> {
         },
         None => (text, protocol::TCP),
     };
+    let (host, place) = match place.split_once('=') {
+        Some((host, place)) => (Some(host), place),
+        None => (None, place),
+    };
+    if let Some(host) = host {
+        hosts::lawful(host).map_err(|why| format!("no host is called `{host}`: {why}"))?;
+        if !destination {
+            return Err(format!("`{text}`: only what is connected to is known by a name"));
+        }
+    }
     let parsed: std::net::SocketAddr = place.parse().map_err(|_| {
         format!(
-            "`{place}` is no address and port: write as in `192.0.2.7:443` or `[2001:db8::1]:443`"
+            "`{place}` is no address and port: write as in `192.0.2.7:443` or `[2001:db8::1]:443`; with the \
+             name that the address is known by, as in `api.example.com=192.0.2.7:443`"
         )
     })?;
-    Ok(Target::Peer(with_address(protocol, parsed.ip(), parsed.port(), destination)))
+    let peer = with_address(protocol, parsed.ip(), parsed.port(), destination);
+    Ok(Target::Peer { peer, host: host.map(str::to_owned) })
 }
 
 fn with_address(protocol: u8, address: IpAddr, port: u16, destination: bool) -> Peer {
@@ -206,10 +228,11 @@ pub fn describe(target: &Target) -> String {
         Target::UnixSocket(name) => name.display().to_string(),
         Target::Socket(kind) => kind.name().to_owned(),
         Target::Privilege(one) => one.name().to_owned(),
-        Target::Peer(peer) => {
+        Target::Peer { peer, host } => {
             let port = u16::from_be_bytes(peer.port);
             let socket = std::net::SocketAddr::new(model::address(peer), port);
-            format!("{socket}/{}", model::protocol_name(peer.protocol))
+            let name = host.as_ref().map(|host| format!("{host}=")).unwrap_or_default();
+            format!("{name}{socket}/{}", model::protocol_name(peer.protocol))
         }
     }
 }
@@ -509,19 +532,20 @@ fn variations(atoms: &Atoms, target: &Target) -> Vec<(Target, Option<String>)> {
                 }
             }
         }
-        Target::Peer(peer) => {
+        Target::Peer { peer, host } => {
+            let with = |peer| Target::Peer { peer, host: host.clone() };
             let port = u16::from_be_bytes(peer.port);
             let mut ports: Vec<&u16> = atoms.ports.iter().collect();
             ports.sort_by_key(|other| other.abs_diff(port));
             for other in ports.into_iter().take(TRIED) {
                 let changed = Peer { port: other.to_be_bytes(), ..*peer };
-                found.push((Target::Peer(changed), Some(format!("port {other}, not {port}"))));
+                found.push((with(changed), Some(format!("port {other}, not {port}"))));
             }
             for other in [protocol::TCP, protocol::UDP] {
                 let changed = Peer { protocol: other, ..*peer };
                 let (other, own) =
                     (model::protocol_name(other), model::protocol_name(peer.protocol));
-                found.push((Target::Peer(changed), Some(format!("{other}, not {own}"))));
+                found.push((with(changed), Some(format!("{other}, not {own}"))));
             }
             let own = u128::from_be_bytes(peer.address);
             let mut nets: Vec<&Net> = atoms.nets.iter().collect();
@@ -532,7 +556,11 @@ fn variations(atoms: &Atoms, target: &Target) -> Vec<(Target, Option<String>)> {
             for net in nets.into_iter().take(TRIED) {
                 let address = Addresses::of(*net).witness();
                 let changed = Peer { family: net.family, address, ..*peer };
-                found.push((Target::Peer(changed), Some(format!("it to {net}"))));
+                found.push((with(changed), Some(format!("it to {net}"))));
+            }
+            for (name, shown) in atoms.host_witnesses().into_iter().take(TRIED) {
+                let named = Target::Peer { peer: *peer, host: Some(name) };
+                found.push((named, Some(format!("it where its address is known as {shown}"))));
             }
         }
     }

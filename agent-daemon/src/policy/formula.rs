@@ -37,6 +37,9 @@ pub(super) enum Test {
     /// First and last port.
     Port(u16, u16),
     Protocol(Protocols),
+    /// The peer's address is known by a name.
+    HasHost,
+    Host(Text),
 }
 
 /// One question about an agent, answered when the policy is loaded.
@@ -208,13 +211,17 @@ impl Test {
             Self::Port(0, u16::MAX) if on_peers => Formula::Const(true),
             Self::Port(first, last) if on_peers => atoms.atom(Atom::Port(*first, *last)),
             Self::Protocol(set) if on_peers => atoms.protocol(*set),
+            Self::HasHost if on_peers => atoms.atom(Atom::HasHost),
+            Self::Host(text) if on_peers => atoms.host(text),
             // Cedar's validator lets nobody ask for an attribute of what has none, unless it is never
             // asked; and what is in no folder is within none.
             Self::Within(_)
             | Self::Path(_)
             | Self::Address(_)
             | Self::Port(..)
-            | Self::Protocol(_) => Formula::Const(false),
+            | Self::Protocol(_)
+            | Self::HasHost
+            | Self::Host(_) => Formula::Const(false),
         }
     }
 }
@@ -239,6 +246,12 @@ pub(super) enum Atom {
     Port(u16, u16),
     /// Its protocol is one of these.
     Protocol(Protocols),
+    /// Its address is known by a name.
+    HasHost,
+    /// By this one.
+    Host(Vec<u8>),
+    /// By one that ends so.
+    HostEnds(Vec<u8>),
     /// Not of a resource: what stands here while the agent is not known.
     Agent(AgentTest),
 }
@@ -250,7 +263,7 @@ pub(super) enum Dimension {
     First,
     /// The path from its end, or protocol and port.
     Second,
-    /// Patterns.
+    /// Patterns, or names.
     Third,
 }
 
@@ -263,7 +276,7 @@ impl Atom {
             | Self::Address(_)
             | Self::Agent(_) => Dimension::First,
             Self::Suffix(_) | Self::Port(..) | Self::Protocol(_) => Dimension::Second,
-            Self::Like(_) => Dimension::Third,
+            Self::Like(_) | Self::HasHost | Self::Host(_) | Self::HostEnds(_) => Dimension::Third,
         }
     }
 }
@@ -348,6 +361,21 @@ impl Atoms {
             [b'/', ..] => self.atom(Atom::Prefix(bytes)),
             [b'@', ..] if kind == Type::UnixSocket => self.atom(Atom::Prefix(bytes)),
             _ => Formula::Const(false),
+        }
+    }
+
+    /// Whoever asks has asked before whether there is a name: without one, none of these holds.
+    fn host(&mut self, text: &Text) -> Formula {
+        let pattern = match text {
+            Text::Equals(name) => return self.atom(Atom::Host(name.clone().into_bytes())),
+            Text::Like(pattern) => pattern,
+        };
+        match pattern.simple() {
+            Some(Simple::Anything) => self.atom(Atom::HasHost),
+            Some(Simple::Exactly(name)) => self.atom(Atom::Host(name)),
+            Some(Simple::Ends(bytes)) => self.atom(Atom::HostEnds(bytes)),
+            // Refused where it is read.
+            Some(Simple::Begins(_) | Simple::BeginsAndEnds(..)) | None => Formula::Const(false),
         }
     }
 

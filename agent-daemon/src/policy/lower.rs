@@ -16,6 +16,7 @@ use zerocopy::IntoBytes;
 use super::diagnostic::{Diagnostic, PolicyError};
 use super::fold::{JOINS_MAX, Piece, Pieces};
 use super::formula::{AgentTest, Atom, Atoms, Expr, Formula};
+use super::hosts::Hosts;
 use super::pattern::STATES_MAX;
 use super::peers;
 use super::places::{self, Place, TooMuch};
@@ -38,6 +39,8 @@ pub struct Lowered {
     pub peers: BTreeMap<PeerKey, PeerCell>,
     /// What rules that join dimensions say.
     pub joins: BTreeMap<JoinKey, Pair>,
+    /// What is said of host names.
+    pub hosts: Hosts,
     /// The rules, by number: the first is [`RULE_FIRST`].
     pub rules: Vec<Arc<RuleInfo>>,
 }
@@ -111,6 +114,7 @@ impl Hash for Lowered {
             key.hash(state);
             pair.hash(state);
         }
+        self.hosts.hash(state);
         self.rules.hash(state);
     }
 }
@@ -349,7 +353,7 @@ pub(super) fn lower(
             info(pieces.first_joining()),
             agent,
             format!(
-                "rules that join a place with a pattern, or an address with a port, in more than {JOINS_MAX} ways"
+                "rules that join a place with a pattern, or an address with a port or a name, in more than {JOINS_MAX} ways"
             ),
             "let fewer rules join them: write the folder or the address in one policy, and what is \
              excepted from it as a `forbid` of its own",
@@ -377,6 +381,7 @@ pub(super) fn lower(
         patterns: places.patterns,
         peers: peers.cells,
         joins,
+        hosts: peers.hosts,
         rules: names,
     })
 }

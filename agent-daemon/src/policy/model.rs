@@ -25,7 +25,12 @@ pub enum Target {
         is_dir: bool,
     },
     /// An internet peer or local address.
-    Peer(Peer),
+    Peer {
+        /// Its address, port and protocol.
+        peer: Peer,
+        /// A name that its address is known by.
+        host: Option<String>,
+    },
     /// A unix socket, by its absolute path or by `@` and its abstract address.
     UnixSocket(PathBuf),
     /// A kind of socket.
@@ -151,9 +156,10 @@ pub fn resource_uid(action: Action, target: &Target) -> Result<EntityUid, ModelE
             };
             uid(kind, text)
         }
-        Target::Peer(peer) => {
+        Target::Peer { peer, host } => {
             let (ip, port) = (address(peer), u16::from_be_bytes(peer.port));
-            uid("Peer", &format!("{} {ip} {port}", protocol_name(peer.protocol)))
+            let name = host.as_deref().unwrap_or_default();
+            uid("Peer", &format!("{} {ip} {port} {name}", protocol_name(peer.protocol)))
         }
         Target::UnixSocket(name) => match name.to_str() {
             Some(text) => uid("UnixSocket", text),
@@ -208,15 +214,17 @@ pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelErr
                 }
             }
         }
-        Target::Peer(peer) => {
+        Target::Peer { peer, host } => {
             let ip = address(peer).to_string();
             let port = u16::from_be_bytes(peer.port);
             let transport = protocol_name(peer.protocol);
-            let attributes = HashMap::from([
+            let mut attributes = HashMap::from([
                 ("ip".to_owned(), RestrictedExpression::new_ip(ip)),
                 ("port".to_owned(), RestrictedExpression::new_long(port.into())),
                 ("protocol".to_owned(), RestrictedExpression::new_string(transport)),
             ]);
+            let host = host.clone().map(RestrictedExpression::new_string);
+            attributes.extend(host.map(|host| ("host".to_owned(), host)));
             let entity = Entity::new(name, attributes, HashSet::new());
             Ok(vec![entity.map_err(|error| refused("a peer")(error.to_string()))?])
         }

@@ -1,5 +1,5 @@
-//! Ranges of addresses, and the table of peers: rules about peers, folded by address, and by protocol
-//! and port.
+//! Ranges of addresses, and the table of peers: rules about peers, folded by address, by protocol and port,
+//! and by name.
 //!
 //! The kernel finds only the longest prefix that holds an address or a port. What holds of a shorter
 //! one therefore stands in the longer one's cell too.
@@ -11,6 +11,7 @@ use agent_ebpf::{JoinKey, PEER_FACETS, Pair, PeerCell, PeerKey, PeerKind, family
 
 use super::fold::{Classes, Fold, Pieces, TooManyJoins, joins};
 use super::formula::{Atom, AtomId, Dimension, Protocols};
+use super::hosts::{Hosts, by_name};
 
 /// A range of addresses of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +126,7 @@ const fn mask(bits: u8) -> u128 {
 pub(super) struct Peers {
     pub(super) cells: BTreeMap<PeerKey, PeerCell>,
     pub(super) joins: BTreeMap<JoinKey, Pair>,
+    pub(super) hosts: Hosts,
 }
 
 pub(super) fn peers(pieces: &Pieces<'_>) -> Result<Peers, TooManyJoins> {
@@ -134,11 +136,14 @@ pub(super) fn peers(pieces: &Pieces<'_>) -> Result<Peers, TooManyJoins> {
     }
     let first = by_address(pieces, &mut made.cells);
     let second = by_port(pieces, &mut made.cells);
-    made.joins = joins(pieces, [&first, &second, &Classes::default()], true)?;
+    let (hosts, nameless, third) = by_name(pieces);
+    made.hosts = hosts;
+    made.cells.extend(nameless.map(|cell| (PeerKey::NAMELESS, cell)));
+    made.joins = joins(pieces, [&first, &second, &third], true)?;
     Ok(made)
 }
 
-fn cell(fold: &mut Fold<'_>) -> PeerCell {
+pub(super) fn cell(fold: &mut Fold<'_>) -> PeerCell {
     PeerCell { pairs: fold.pairs::<PEER_FACETS>(), class: fold.class(), pad: 0 }
 }
 

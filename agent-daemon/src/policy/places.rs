@@ -100,6 +100,9 @@ fn by_beginning(pieces: &Pieces<'_>, cells: &mut BTreeMap<Place, PlaceCell>) -> 
             | Atom::Address(_)
             | Atom::Port(..)
             | Atom::Protocol(_)
+            | Atom::HasHost
+            | Atom::Host(_)
+            | Atom::HostEnds(_)
             | Atom::Agent(_) => {}
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -28,6 +29,13 @@ pub struct Attempt {
 /// Actions in the order of their codes.
 type Actions = BTreeSet<Action>;
 
+/// How a peer is spoken of.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    Host(String),
+    Address(IpAddr),
+}
+
 /// What one agent was denied.
 #[derive(Default)]
 struct Wishes {
@@ -35,8 +43,8 @@ struct Wishes {
     places: BTreeMap<(String, &'static str), Actions>,
     /// What has a name of its own, by entity type and name.
     names: BTreeMap<(&'static str, &'static str), Actions>,
-    /// By address, port and protocol.
-    peers: BTreeMap<(String, u16, u8), Actions>,
+    /// By name or address, port and protocol.
+    peers: BTreeMap<(At, u16, u8), Actions>,
     /// What no policy can say, each with the reason.
     unsayable: BTreeSet<String>,
 }
@@ -92,8 +100,10 @@ impl Wishes {
                     self.unsayable.insert(unsayable(path));
                 }
             },
-            Target::Peer(peer) => {
-                let key = (address(peer).to_string(), port(peer), peer.protocol);
+            Target::Peer { peer, host } => {
+                // A name outlives its addresses.
+                let at = host.clone().map_or_else(|| At::Address(address(peer)), At::Host);
+                let key = (at, port(peer), peer.protocol);
                 self.peers.entry(key).or_default().insert(action);
             }
         }
@@ -167,16 +177,22 @@ impl Wishes {
             let resource = format!("resource == {kind}::\"{name}\"");
             permit(lines, agent, actions, name, &resource, "");
         }
-        for ((ip, port, protocol), actions) in &self.peers {
+        for ((at, port, protocol), actions) in &self.peers {
+            let (at, shown) = match at {
+                At::Address(ip) => (format!("resource.ip == ip(\"{ip}\")"), ip.to_string()),
+                At::Host(name) => {
+                    (format!("resource has host && resource.host == \"{name}\""), name.clone())
+                }
+            };
             let terms = [
-                format!("resource.ip == ip(\"{ip}\")"),
+                at,
                 format!("resource.port == {port}"),
                 format!("resource.protocol == \"{}\"", protocol_name(*protocol)),
             ];
             if *port == 0 {
                 lines.push_str("// Port 0 is where the kernel chooses one.\n");
             }
-            let what = format!("{ip} port {port} {}", protocol_name(*protocol));
+            let what = format!("{shown} port {port} {}", protocol_name(*protocol));
             let when = format!(" when {{ {} }}", terms.join(" && "));
             permit(lines, agent, actions, &what, "resource is Peer", &when);
         }

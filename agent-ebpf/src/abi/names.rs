@@ -363,6 +363,10 @@ codes! {
         MmapFile = 46, "lsm/mmap_file";
         /// LSM `file_mprotect`.
         FileMprotect = 47, "lsm/file_mprotect";
+        /// cgroup `recvmsg4`: what a name server answered.
+        Recvmsg4 = 70, "cgroup/recvmsg4";
+        /// cgroup `recvmsg6`.
+        Recvmsg6 = 71, "cgroup/recvmsg6";
     }
 }
 

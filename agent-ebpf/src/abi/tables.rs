@@ -219,7 +219,7 @@ pub struct PatternRow {
 pub struct JoinKey {
     /// A [`Facet`], or [`JoinKey::PEERS`] with a [`PeerFacet`].
     pub facet: u32,
-    /// Places: by path, by suffix, by pattern. Peers: by address, by protocol and port, 0.
+    /// Places: by path, by suffix, by pattern. Peers: by address, by protocol and port, by name.
     pub classes: [u32; 3],
 }
 
@@ -282,6 +282,8 @@ codes! {
         Port = 1, "port";
         /// Its port, for all other protocols.
         OtherPort = 2, "other port";
+        /// That no name is known for its address. Only where rules ask for names there is a cell.
+        Nameless = 3, "nameless";
     }
 }
 
@@ -323,7 +325,119 @@ impl PeerKey {
     pub const ADDRESS: u32 = 32;
     /// Bits before the port.
     pub const PORT: u32 = 16;
+
+    /// Where the cell of what has no name is.
+    pub const NAMELESS: Self = Self {
+        prefix_len: Self::PORT,
+        kind: PeerKind::Nameless as u8,
+        of: 0,
+        port: [0; 2],
+        address: [0; 16],
+    };
 }
+
+/// How many names of one address are told apart for one agent.
+pub const NAMES_PER_PEER: usize = 16;
+
+/// An address as an agent knows it; key of maps `HOSTS` and `ROUTES`, value of map `RESOLVERS`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct NamedKey {
+    /// The address in network byte order; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// The agent's number.
+    pub agent: u32,
+    /// [`family`].
+    pub family: u32,
+}
+
+/// One name of an address.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PeerName {
+    /// When the answer that told it ends, in nanoseconds since boot, suspended time included
+    /// (`CLOCK_BOOTTIME`); 0 when there is no name here.
+    pub expires: u64,
+    /// Its number: a part of [`NameKey`].
+    pub name: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// The names that an agent knows an address by; value of map `HOSTS`.
+///
+/// An element that is replaced may be used again for another address while somebody reads it, so its key
+/// stands at both ends and is looked at after the rest.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PeerNames {
+    /// Its key.
+    pub first: NamedKey,
+    /// Its names.
+    pub names: [PeerName; NAMES_PER_PEER],
+    /// Until when there are more names than there is room for.
+    pub more_until: u64,
+    /// Its key.
+    pub last: NamedKey,
+}
+
+/// A name under one policy set; key of map `NAMES`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct NameKey {
+    /// The policy set.
+    pub set: u32,
+    /// The name's number.
+    pub name: u32,
+}
+
+/// The longest host name (RFC 1035, section 2.3.4: 255 octets with the lengths of its labels).
+pub const HOST_MAX: usize = 253;
+
+/// A host name in lower case, without a dot at the end; value of map `TEXTS`, keyed by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HostName {
+    /// How many bytes.
+    pub len: u8,
+    /// The bytes; zero behind them.
+    pub bytes: [u8; 255],
+}
+
+/// The port that name servers answer at (RFC 1035, section 4.2).
+pub const DNS_PORT: u16 = 53;
 
 /// What the policy says of peers under one prefix.
 #[derive(
@@ -351,6 +465,9 @@ pub struct Config {
     pub hash_seed: u64,
     /// Second secret of [`crate::PathHash`], odd.
     pub hash_factor: u64,
+    /// The cookie of the network namespace in which the daemon's forwarder of names listens; 0 where there
+    /// is none.
+    pub netns: u64,
     /// [`super::ABI_VERSION`] of whoever made the maps.
     pub abi: u32,
     /// Zero.
@@ -442,7 +559,11 @@ const _: () = {
     assert!(size_of::<JoinKey>() == 16);
     assert!(size_of::<PeerKey>() == 24);
     assert!(size_of::<PeerCell>() == 8 + 8 * PEER_FACETS);
-    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<NamedKey>() == 24);
+    assert!(size_of::<PeerNames>() == 56 + 16 * NAMES_PER_PEER);
+    assert!(size_of::<NameKey>() == 8);
+    assert!(size_of::<HostName>() == 256);
+    assert!(size_of::<Config>() == 40);
     assert!(size_of::<Agent>() == 8);
     assert!(size_of::<Task>() == 40);
     assert!(size_of::<ObjectKey>() == 16);
@@ -465,6 +586,14 @@ mod pod {
     unsafe impl aya::Pod for super::JoinKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Pair {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::NamedKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PeerNames {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::NameKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::HostName {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Config {}
     // SAFETY: as above.

@@ -4,6 +4,7 @@ pub mod change;
 pub mod exec;
 pub mod file;
 pub mod lifecycle;
+pub mod names;
 pub mod net;
 pub mod path;
 pub mod privilege;

@@ -3,7 +3,7 @@
 //! Cgroup programs run for the cgroup of the socket; they are attached at or above the agents'
 //! cgroups and judge the current task. They see what LSM `socket_connect` does not (TCP Fast Open,
 //! `sendmsg` with an address); that one sees sockets of cgroups outside the attachment point, and only
-//! speaks when it denies.
+//! speaks when it denies. Names are [`super::names`]'s.
 
 use agent_ebpf::{
     Action, Decision, Header, Hook, JoinKey, Kind, Pair, PatternRow, Peer, PeerBody, PeerCell,
@@ -17,6 +17,7 @@ use aya_ebpf::{
 use super::{
     DENY,
     file::{joined, outcome},
+    names::{self, Known},
 };
 use crate::{
     emit,
@@ -75,15 +76,31 @@ struct PeerRecord {
     body: PeerBody,
 }
 
+/// The tables by which an agent's peers are judged.
+#[inline(always)]
+fn peers(actor: &Actor) -> Option<Peers> {
+    // SAFETY: a lookup; the inner map lives until the program ends.
+    let peers = core::ptr::from_ref(unsafe { PEERS.get(&actor.set) }?);
+    Some(Peers { set: actor.set, peers: peers.cast_mut().cast() })
+}
+
 #[inline(always)]
 fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
-    // SAFETY: a lookup; the inner map lives until the program ends.
-    match unsafe { PEERS.get(&actor.set) } {
+    match peers(actor) {
         Some(peers) => {
-            let peers = core::ptr::from_ref(peers).cast_mut().cast();
-            decide_peer(action, peer, &Peers { set: actor.set, peers })
+            let known = Known { agent: actor.agent, set: actor.set };
+            decide_peer(action, peer, &peers, &known)
         }
         None => Decision::because(Reason::NoPolicy),
+    }
+}
+
+/// The decision on a destination, which becomes the name server when it is a port of the daemon.
+#[inline(always)]
+fn decide_destination(actor: &Actor, peer: &mut Peer) -> Decision {
+    match names::behind(actor.agent, peer) {
+        Ok(()) => decide(actor, Action::Connect, peer),
+        Err(decision) => decision,
     }
 }
 
@@ -113,14 +130,36 @@ fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
     emit::send(&mut record);
 }
 
+/// Judges a call by its address; and the port of the daemon that it is to be aimed at.
 #[inline(always)]
-fn judge(actor: &Actor, action: Action, hook: Hook, peer: &Peer) -> i32 {
-    let decision = decide(actor, action, peer);
+fn judge(
+    ctx: &SockAddrContext,
+    actor: &Actor,
+    action: Action,
+    hook: Hook,
+    peer: &mut Peer,
+) -> (i32, Option<u32>) {
+    let mut aimed = None;
+    let decision = if matches!(action, Action::Connect) {
+        let decision = decide_destination(actor, peer);
+        match peers(actor) {
+            Some(peers) if decision.allows() => match names::route(ctx, actor, peer, &peers) {
+                Ok(port) => {
+                    aimed = port;
+                    decision
+                }
+                Err(decision) => decision,
+            },
+            _ => decision,
+        }
+    } else {
+        decide(actor, action, peer)
+    };
     let verdict = actor.verdict(decision);
     tell(actor, peer, &Judged { action, hook, decision, verdict });
     match verdict {
-        Verdict::Allowed | Verdict::WouldDeny => PROCEED,
-        Verdict::Denied => REFUSE,
+        Verdict::Allowed | Verdict::WouldDeny => (PROCEED, aimed),
+        Verdict::Denied => (REFUSE, None),
     }
 }
 
@@ -141,13 +180,17 @@ fn v4(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
     };
     // SAFETY: the program's own context.
     let address = unsafe { &*ctx.sock_addr };
-    let peer = Peer::v4(
+    let mut peer = Peer::v4(
         protocol(address.protocol),
         address.user_ip4.to_ne_bytes(),
         (address.user_port as u16).to_ne_bytes(),
         !matches!(action, Action::Bind),
     );
-    judge(&actor, action, hook, &peer)
+    let (outcome, aimed) = judge(ctx, &actor, action, hook, &mut peer);
+    if let Some(port) = aimed {
+        names::aim4(ctx, port);
+    }
+    outcome
 }
 
 #[inline(always)]
@@ -155,19 +198,20 @@ fn v6(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
     let Some(actor) = identity::current() else {
         return PROCEED;
     };
-    // SAFETY: the program's own context; word by word, as the verifier wants it.
-    let (words, port, number) = unsafe {
-        let address = &*ctx.sock_addr;
-        let word = |index: usize| core::ptr::read_volatile(&raw const address.user_ip6[index]);
-        ([word(0), word(1), word(2), word(3)], address.user_port, address.protocol)
-    };
-    let peer = Peer::v6(
+    let (words, port) = names::words(ctx.sock_addr);
+    // SAFETY: the program's own context.
+    let number = unsafe { (*ctx.sock_addr).protocol };
+    let mut peer = Peer::v6(
         protocol(number),
         words,
         (port as u16).to_ne_bytes(),
         !matches!(action, Action::Bind),
     );
-    judge(&actor, action, hook, &peer)
+    let (outcome, aimed) = judge(ctx, &actor, action, hook, &mut peer);
+    if let Some(port) = aimed {
+        names::aim6(ctx, &peer, port);
+    }
+    outcome
 }
 
 /// cgroup `connect4`.
@@ -228,7 +272,10 @@ pub fn socket_connect(ctx: &LsmContext) -> i32 {
         Some(_) => return 0,
     };
     let (peer, decision) = match peer {
-        Some(peer) => (peer, decide(&actor, Action::Connect, &peer)),
+        Some(mut peer) => {
+            let decision = decide_destination(&actor, &mut peer);
+            (peer, decision)
+        }
         None => (Peer::default(), Decision::because(Reason::PeerUnresolved)),
     };
     let verdict = actor.verdict(decision);

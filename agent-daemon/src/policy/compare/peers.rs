@@ -1,4 +1,4 @@
-//! What changes of peers: addresses, ports and protocols, split wherever the policies do.
+//! What changes of peers: addresses, ports, protocols and names, split wherever the policies do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,14 @@ use super::super::atoms::{Addresses, Atoms};
 use super::super::model::{Target, protocol_name};
 use super::{Became, Both, Change, CompareError, Flip, QUESTIONS_MAX};
 
-/// Addresses, ports and protocols, split wherever the policies do.
+/// Addresses, ports, protocols and names, split wherever the policies do.
 pub(super) struct Peers {
     ranges: Vec<Addresses>,
     ports: Vec<(u16, u16)>,
     /// The last stands for all that are not named.
     protocols: Vec<u8>,
+    /// Names, and how to speak of them. The first is none, the last stands for all that nobody asks for.
+    hosts: Vec<(Option<String>, String)>,
 }
 
 /// A direction, ports and protocols, by their places in [`Peers`].
@@ -65,70 +67,101 @@ impl Peers {
         named.extend([protocol::TCP, protocol::UDP]);
         let mut protocols: Vec<u8> = named.iter().copied().collect();
         protocols.extend((0..=u8::MAX).rev().find(|number| !named.contains(number)));
-        let questions = ranges.len().saturating_mul(ports.len()).saturating_mul(protocols.len());
+        let mut hosts = vec![(None, "where no name is known".to_owned())];
+        if atoms.ask_for_hosts() {
+            let named = atoms.host_witnesses().into_iter();
+            hosts.extend(named.map(|(name, shown)| (Some(name), format!("as {shown}"))));
+            hosts.push((Some("?".to_owned()), "as any other name".to_owned()));
+        }
+        let questions = [ranges.len(), ports.len(), protocols.len(), hosts.len()];
+        let questions = questions.into_iter().fold(1, usize::saturating_mul);
         if questions > QUESTIONS_MAX {
             return Err(CompareError::Questions(questions));
         }
-        Ok(Self { ranges, ports, protocols })
+        Ok(Self { ranges, ports, protocols, hosts })
     }
 
     pub(super) fn changes(&self, both: &Both) -> Vec<Change> {
         let mut changes = Vec::new();
         for action in [Action::Connect, Action::Bind, Action::Listen] {
-            let mut lines: BTreeMap<Key, Reached> = BTreeMap::new();
-            for range in &self.ranges {
-                // As a destination, the address of all zeros is this host's own.
-                if action == Action::Connect && range.last == 0 {
-                    continue;
-                }
-                for became in [Became::Reachable, Became::Unreachable] {
-                    // For each port the protocols, then for each set of protocols the ports.
-                    let mut by_protocols: BTreeMap<Vec<usize>, (Vec<usize>, Vec<Flip>)> =
-                        BTreeMap::new();
-                    for (port, (_, last)) in self.ports.iter().enumerate() {
-                        let (mut changed, mut flips) = (Vec::new(), Vec::new());
-                        for (index, number) in self.protocols.iter().enumerate() {
-                            let peer = Peer {
-                                protocol: *number,
-                                family: range.family,
-                                port: last.to_be_bytes(),
-                                address: range.witness(),
-                            };
-                            if let Some(flip) = both.flip(action, &Target::Peer(peer))
-                                && flip.became == became
-                            {
-                                changed.push(index);
-                                flips.push(flip);
-                            }
-                        }
-                        if !changed.is_empty() {
-                            let entry = by_protocols.entry(changed).or_default();
-                            entry.0.push(port);
-                            entry.1.append(&mut flips);
-                        }
-                    }
-                    for (protocols, (ports, flips)) in by_protocols {
-                        let line = lines.entry((became, ports, protocols)).or_default();
-                        join(&mut line.0, *range, action);
-                        for flip in flips {
-                            line.1.insert(flip.before);
-                            line.2.insert(flip.after);
-                        }
+            let mut alike: BTreeMap<(Key, Reached), Vec<usize>> = BTreeMap::new();
+            for (index, (host, _)) in self.hosts.iter().enumerate() {
+                // Only a destination has a name.
+                if host.is_none() || action == Action::Connect {
+                    for line in self.lines(both, action, host.as_ref()) {
+                        alike.entry(line).or_default().push(index);
                     }
                 }
             }
-            for ((became, ports, protocols), (spans, before, after)) in lines {
+            for (((became, ports, protocols), (spans, before, after)), hosts) in alike {
                 let what = format!(
-                    "{}, {}, {}",
+                    "{}, {}, {}{}",
                     addresses(&spans),
                     self.ports_text(&ports),
-                    self.protocols_text(&protocols)
+                    self.protocols_text(&protocols),
+                    if action == Action::Connect { self.hosts_text(&hosts) } else { String::new() }
                 );
                 let except = Vec::new();
                 changes.push(Change { became, action: action.name(), what, except, before, after });
             }
         }
         changes
+    }
+
+    /// What changes of addresses that are known by this name, or by none.
+    fn lines(&self, both: &Both, action: Action, host: Option<&String>) -> BTreeMap<Key, Reached> {
+        let mut lines: BTreeMap<Key, Reached> = BTreeMap::new();
+        for range in &self.ranges {
+            // As a destination, the address of all zeros is this host's own.
+            if action == Action::Connect && range.last == 0 {
+                continue;
+            }
+            for became in [Became::Reachable, Became::Unreachable] {
+                // For each port the protocols, then for each set of protocols the ports.
+                let mut by_protocols: BTreeMap<Vec<usize>, (Vec<usize>, Vec<Flip>)> =
+                    BTreeMap::new();
+                for (port, (_, last)) in self.ports.iter().enumerate() {
+                    let (mut changed, mut flips) = (Vec::new(), Vec::new());
+                    for (index, number) in self.protocols.iter().enumerate() {
+                        let peer = Peer {
+                            protocol: *number,
+                            family: range.family,
+                            port: last.to_be_bytes(),
+                            address: range.witness(),
+                        };
+                        let target = Target::Peer { peer, host: host.cloned() };
+                        if let Some(flip) = both.flip(action, &target)
+                            && flip.became == became
+                        {
+                            changed.push(index);
+                            flips.push(flip);
+                        }
+                    }
+                    if !changed.is_empty() {
+                        let entry = by_protocols.entry(changed).or_default();
+                        entry.0.push(port);
+                        entry.1.append(&mut flips);
+                    }
+                }
+                for (protocols, (ports, flips)) in by_protocols {
+                    let line = lines.entry((became, ports, protocols)).or_default();
+                    join(&mut line.0, *range, action);
+                    for flip in flips {
+                        line.1.insert(flip.before);
+                        line.2.insert(flip.after);
+                    }
+                }
+            }
+        }
+        lines
+    }
+
+    fn hosts_text(&self, chosen: &[usize]) -> String {
+        if chosen.len() == self.hosts.len() {
+            return String::new();
+        }
+        let shown = chosen.iter().filter_map(|index| self.hosts.get(*index));
+        shown.map(|(_, shown)| format!(", {shown}")).collect()
     }
 
     fn ports_text(&self, chosen: &[usize]) -> String {

@@ -5,7 +5,7 @@ use agent_ebpf::{Action, Facet, RULE_PROTECTED};
 use super::super::{
     Agent, AgentName, Attributes, Effect, PROTECTED_ID, Policies, Protected, schema, technique,
 };
-use super::{check, coder, file, folder, lowered, says, source, v4, v6};
+use super::{check, coder, file, folder, known_as, lowered, says, source, v4, v6};
 
 const READ: Action = Action::Read;
 const WRITE: Action = Action::Write;
@@ -172,6 +172,79 @@ fn conditions_are_kept_with_any_action_on_peers_only() {
     assert_eq!(says(&tables, BIND, &v4(6, [192, 0, 2, 7], 443)), "+p");
     assert_eq!(says(&tables, READ, &file("/x")), "no_permit");
     assert!(tables.places.is_empty());
+}
+
+#[test]
+fn every_condition_on_names() {
+    let of = |when: &str| {
+        let text = format!(
+            "@id(\"p\") permit(principal, action == Action::\"connect\", resource is Peer) {when};"
+        );
+        let tables = lowered(&text);
+        let peer = || v4(6, [192, 0, 2, 7], 443);
+        [
+            peer(),
+            known_as("example.com", peer()),
+            known_as("api.example.com", peer()),
+            known_as("evil-example.com", peer()),
+            known_as("a.api.example.com", v4(6, [192, 0, 2, 7], 80)),
+        ]
+        .map(|target| says(&tables, CONNECT, &target) == "+p")
+    };
+    assert_eq!(of("when { resource has host }"), [false, true, true, true, true]);
+    assert_eq!(of("unless { resource has host }"), [true, false, false, false, false]);
+    assert_eq!(
+        of("when { resource has host && resource.host == \"api.example.com\" }"),
+        [false, false, true, false, false]
+    );
+    assert_eq!(
+        of("when { resource has host && [\"example.com\", \"x.org\"].contains(resource.host) }"),
+        [false, true, false, false, false]
+    );
+    assert_eq!(
+        of("when { resource has host && resource.host like \"*.example.com\" }"),
+        [false, false, true, false, true]
+    );
+    assert_eq!(
+        of(
+            "when { resource has host && resource.host like \"*.example.com\" && resource.port == 443 }"
+        ),
+        [false, false, true, false, false]
+    );
+    assert_eq!(
+        of(
+            "when { resource has host } unless { resource has host && resource.host like \"*.api.example.com\" }"
+        ),
+        [false, true, true, true, false]
+    );
+    assert_eq!(
+        of("when { resource has host && resource.host like \"*\" }"),
+        of("when { resource has host }")
+    );
+}
+
+#[test]
+fn local_addresses_have_no_name_and_other_things_neither() {
+    let tables = lowered(
+        "@id(\"p\") permit(principal, action, resource) when { resource has host };
+         @id(\"q\") permit(principal, action == Action::\"bind\", resource is Peer) unless { resource has host };",
+    );
+    assert_eq!(says(&tables, BIND, &v4(6, [192, 0, 2, 7], 443)), "+q");
+    assert_eq!(says(&tables, READ, &file("/x")), "no_permit");
+    assert_eq!(says(&tables, CONNECT, &known_as("a.example", v4(6, [192, 0, 2, 7], 443))), "+p");
+}
+
+#[test]
+fn a_name_that_merely_ends_so_is_warned_of() {
+    let policy = |pattern| {
+        format!(
+            "permit(principal, action, resource is Peer) when {{ resource has host && resource.host like \"{pattern}\" }};"
+        )
+    };
+    let report = check(&policy("*example.com")).unwrap().report();
+    let warning = report[0].warnings[0].to_string();
+    assert!(warning.contains("`evil-example.com`"), "{warning}");
+    assert!(check(&policy("*.example.com")).unwrap().report()[0].warnings.is_empty());
 }
 
 #[test]

@@ -4,15 +4,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use agent_ebpf::{Action, Pair, PlaceKind, Reason};
+use agent_ebpf::{Action, Pair, PeerKey, PlaceKind, Reason};
 use cedar_policy::{Authorizer, Entities, Entity, EntityUid, PolicySet};
 
-use super::super::{Agent, AgentName, HashedTables, Lowered, Severity, Target, model};
+use super::super::{
+    Agent, AgentName, Effect, HashedTables, Hosts, Lowered, Severity, Target, model,
+};
 use super::generate::{self, AGENTS, GROUPS, Random};
-use super::{CONFIG, check, decide};
+use super::{CONFIG, check, decide, decide_known};
 
 /// What may stand in a policy, by a text that stands nowhere else; each must be met often.
-const FORMS: [&str; 43] = [
+const FORMS: [&str; 48] = [
     " when {",
     " unless {",
     " && ",
@@ -49,6 +51,11 @@ const FORMS: [&str; 43] = [
     "resource.port >",
     "].contains(resource.port)",
     "resource.protocol !=",
+    "resource has host",
+    "resource.host ==",
+    "!= resource.host",
+    "].contains(resource.host)",
+    "resource.host like",
     "[\"protocol\"] like",
     "resource == UnixSocket",
     "resource != UnixSocket",
@@ -65,6 +72,8 @@ struct Met {
     permitted: usize,
     forbidden: usize,
     no_permit: usize,
+    /// Requests about an address with several names.
+    several: usize,
     forms: BTreeMap<&'static str, usize>,
     /// Kinds of cells, and whether rules joined dimensions.
     tables: BTreeMap<&'static str, usize>,
@@ -76,6 +85,7 @@ impl Met {
         self.permitted += other.permitted;
         self.forbidden += other.forbidden;
         self.no_permit += other.no_permit;
+        self.several += other.several;
         for (name, count) in &other.forms {
             *self.forms.entry(name).or_default() += count;
         }
@@ -97,7 +107,8 @@ struct World {
     text: String,
     policies: PolicySet,
     agents: Vec<Bounded>,
-    attempts: Vec<(Action, Target)>,
+    /// What is asked for; and the same under its other names.
+    attempts: Vec<(Action, Target, Vec<Target>)>,
     entities: Entities,
 }
 
@@ -136,8 +147,11 @@ impl World {
             }
             agents.push(Bounded { agent, lowered: lowered.as_ref().clone(), hashed });
         }
-        let attempts: Vec<_> = (0..requests).map(|_| generate::attempt(random)).collect();
-        for (action, target) in &attempts {
+        let attempts: Vec<_> = (0..requests).map(|_| generate::asked(random)).collect();
+        let each = attempts.iter().flat_map(|(action, target, more)| {
+            std::iter::once((action, target)).chain(more.iter().map(move |other| (action, other)))
+        });
+        for (action, target) in each {
             if !entities.contains_key(&model::resource_uid(*action, target).unwrap()) {
                 let found = model::resource(*action, target).unwrap();
                 entities.extend(found.into_iter().map(|entity| (entity.uid(), entity)));
@@ -161,8 +175,8 @@ impl World {
             }
             *met.tables.entry("joins").or_default() += lowered.joins.len();
         }
-        for (action, target) in &self.attempts {
-            self.compare_one(random.one(&self.agents), *action, target, &mut met)?;
+        for (action, target, more) in &self.attempts {
+            self.compare_one(random.one(&self.agents), *action, target, more, &mut met)?;
         }
         Ok(met)
     }
@@ -172,18 +186,41 @@ impl World {
         Bounded { agent, lowered, hashed }: &Bounded,
         action: Action,
         target: &Target,
+        more: &[Target],
         met: &mut Met,
     ) -> Result<(), String> {
-        let request = model::request(&agent.name, action, target).unwrap();
-        let answer = Authorizer::new().is_authorized(&request, &self.policies, &self.entities);
-        let decision = decide(hashed, action, target);
-        let mut reasons: Vec<&str> =
-            answer.diagnostics().reason().map(|id| -> &str { id.as_ref() }).collect();
+        let decision = match target {
+            Target::Peer { peer, host } => {
+                let others = more.iter().filter_map(|other| match other {
+                    Target::Peer { host, .. } => host.as_ref(),
+                    _ => None,
+                });
+                decide_known(hashed, lowered, action, peer, host.iter().chain(others))
+            }
+            _ => decide(hashed, lowered, action, target),
+        };
+        // One request for each name; any forbid denies, else any permit allows.
+        let mut by_effect: BTreeMap<Effect, Vec<&str>> = BTreeMap::new();
+        let mut errors: Vec<String> = Vec::new();
+        for target in std::iter::once(target).chain(more) {
+            let request = model::request(&agent.name, action, target).unwrap();
+            let answer = Authorizer::new().is_authorized(&request, &self.policies, &self.entities);
+            for id in answer.diagnostics().reason() {
+                let id: &str = id.as_ref();
+                let rule = lowered.rules.iter().find(|rule| rule.id == id).unwrap();
+                let found = by_effect.entry(rule.effect).or_default();
+                if !found.contains(&rule.id.as_str()) {
+                    found.push(&rule.id);
+                }
+            }
+            errors.extend(answer.diagnostics().errors().map(|error| error.to_string()));
+        }
+        let forbids = by_effect.remove(&Effect::Forbid).unwrap_or_default();
+        let permits = by_effect.remove(&Effect::Permit).unwrap_or_default();
+        let allowed = forbids.is_empty() && !permits.is_empty();
+        let mut reasons = if forbids.is_empty() { permits } else { forbids };
         reasons.sort_by_key(|id| lowered.rules.iter().position(|rule| rule.id == *id));
-        let allowed = answer.decision() == cedar_policy::Decision::Allow;
         let reported = lowered.rule_name(decision.rule);
-        let errors: Vec<String> =
-            answer.diagnostics().errors().map(|error| error.to_string()).collect();
         if !errors.is_empty()
             || (decision.reason == Reason::Permitted) != allowed
             || (decision.reason == Reason::NoPermit) != reasons.is_empty()
@@ -191,12 +228,13 @@ impl World {
         {
             return Err(format!(
                 "the tables say {decision:?} ({reported:?}), Cedar {allowed} for {reasons:?} {errors:?}\n\
-                 {agent:?} {} {target:?}\n{}",
+                 {agent:?} {} {target:?} {more:?}\n{}",
                 action.name(),
                 self.text
             ));
         }
         met.pairs += 1;
+        met.several += usize::from(!more.is_empty());
         match decision.reason {
             Reason::Permitted => met.permitted += 1,
             Reason::Forbidden => met.forbidden += 1,
@@ -237,6 +275,7 @@ fn assert_complete(met: &Met) {
         ("permitted", met.permitted),
         ("forbidden", met.forbidden),
         ("without permit", met.no_permit),
+        ("about several names", met.several * 4),
     ] {
         assert!(count > met.pairs / 10, "only {count} of {} {what}", met.pairs);
     }
@@ -289,7 +328,7 @@ fn prove() {
 #[test]
 fn every_table_matters() {
     type Spoil = fn(&mut Lowered);
-    let spoils: [(&str, Spoil); 10] = [
+    let spoils: [(&str, Spoil); 12] = [
         ("objects", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Object)),
         ("folders", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Beneath)),
         ("prefixes", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Prefix)),
@@ -298,6 +337,8 @@ fn every_table_matters() {
         ("sockets", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Socket)),
         ("privileges", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Privilege)),
         ("peers", |tables| tables.peers.clear()),
+        ("names", |tables| tables.hosts = Hosts::default()),
+        ("what has no name", |tables| tables.peers.retain(|key, _| *key != PeerKey::NAMELESS)),
         ("joins", |tables| tables.joins.clear()),
         ("classes", |tables| {
             tables.joins.values_mut().for_each(|pair| *pair = Pair { forbid: 0, ..*pair });

@@ -41,6 +41,7 @@ fn targets_are_read_as_they_are_shown() {
         (Action::Exec, "/bin/a b", "/bin/a b"),
         (Action::Connect, "192.0.2.7:443", "192.0.2.7:443/tcp"),
         (Action::Connect, "192.0.2.7:53/udp", "192.0.2.7:53/udp"),
+        (Action::Connect, "api.example.com=192.0.2.7:443", "api.example.com=192.0.2.7:443/tcp"),
         (Action::Connect, "[2001:db8::1]:443/132", "[2001:db8::1]:443/132"),
         (Action::Connect, "[::ffff:192.0.2.7]:1", "192.0.2.7:1/tcp"),
         (Action::Connect, "0.0.0.0:1", "127.0.0.1:1/tcp"),
@@ -52,6 +53,9 @@ fn targets_are_read_as_they_are_shown() {
         (Action::Read, "etc/passwd", "absolute"),
         (Action::Read, "/etc/../passwd", "without"),
         (Action::Connect, "192.0.2.7", "address and port"),
+        (Action::Connect, "api.example.com:443", "api.example.com=192.0.2.7:443"),
+        (Action::Connect, "API.example.com=192.0.2.7:443", "lower case"),
+        (Action::Bind, "api.example.com=192.0.2.7:443", "only what is connected to"),
         (Action::Connect, "example.org:443", "address and port"),
         (Action::Connect, "192.0.2.7:443/http", "protocol"),
         (Action::Privilege, "bfp", "there is no `bfp`"),
@@ -363,6 +367,39 @@ fn peers_are_told_as_ranges() {
         Ok(_) => assert_eq!(diff(NOTHING, mapped), ""),
         Err(error) => assert!(error.to_string().contains("10.0.0.1"), "{error}"),
     }
+}
+
+#[test]
+fn names_are_told_apart_as_policies_do() {
+    let old = "@id(\"web\") permit(principal, action == Action::\"connect\", resource is Peer) when { resource has host && resource.host like \"*.example.com\" };";
+    let new = "@id(\"web\") permit(principal, action == Action::\"connect\", resource is Peer) when { resource has host && resource.host like \"*.example.com\" && resource.port == 443 };\n\
+        @id(\"api\") permit(principal, action == Action::\"connect\", resource is Peer) when { resource has host && [\"api.example.com\", \"example.org\"].contains(resource.host) };";
+    assert_eq!(
+        diff(old, new),
+        "any other agent:\n\
+         + connect any address, any port, any protocol, as example.org  [(no_permit) -> api]\n\
+         - connect any address, ports 0-442 444-65535, any protocol, as *.example.com  [web -> (no_permit)]\n"
+    );
+    let all = "@id(\"all\") permit(principal, action == Action::\"connect\", resource is Peer);";
+    assert_eq!(
+        diff(old, all),
+        "any other agent:\n\
+         + connect any address, any port, any protocol, where no name is known, as any other name  [(no_permit) -> all]\n"
+    );
+}
+
+#[test]
+fn a_verdict_on_a_name_is_explained() {
+    let text = "@id(\"api\") permit(principal, action == Action::\"connect\", resource is Peer) when { resource has host && resource.host == \"api.example.com\" };\n\
+        @id(\"no\") forbid(principal, action == Action::\"connect\", resource is Peer) when { resource has host && resource.host like \"*.ads.example\" };";
+    let one = explained(text, Action::Connect, "api.example.com=192.0.2.7:443");
+    assert_eq!((one.allowed, one.reported.as_deref()), (true, Some("api")));
+    let one = explained(text, Action::Connect, "x.ads.example=192.0.2.7:443");
+    assert_eq!((one.allowed, one.reported.as_deref()), (false, Some("no")));
+    let one = explained(text, Action::Connect, "192.0.2.7:443");
+    assert_eq!(one.reason, Reason::NoPermit.name());
+    let near: Vec<&str> = one.nearest.iter().map(|near| near.permits.as_str()).collect();
+    assert_eq!(near, ["it where its address is known as api.example.com"]);
 }
 
 #[test]

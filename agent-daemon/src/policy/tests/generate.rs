@@ -125,6 +125,19 @@ const RANGES: [&str; 14] = [
     "10.0.0.1/32",
     "10.0.0.1",
 ];
+/// Names that end like one another.
+const HOSTS: [&str; 6] =
+    ["example.com", "api.example.com", "b.example.com", "com", "example.org", "a.b.example.org"];
+const HOST_PATTERNS: [&str; 8] = [
+    "*",
+    "*.com",
+    "*example.com",
+    "*.example.com",
+    "*.b.example.com",
+    "*g",
+    "*.api.example.com",
+    "example.org",
+];
 const PORTS: [u16; 5] = [22, 53, 80, 443, 65535];
 const PROTOCOLS: [(u8, &str); 3] = [(6, "tcp"), (17, "udp"), (132, "132")];
 const FILE_ACTIONS: [Action; 3] = [Action::Exec, Action::Read, Action::Write];
@@ -278,7 +291,8 @@ fn named(random: &mut Random) -> String {
 fn peer_term(random: &mut Random) -> String {
     let port = *random.one(&PORTS);
     let protocol = random.one(&PROTOCOLS).1;
-    match random.below(20) {
+    let (name, other) = (*random.one(&HOSTS), *random.one(&HOSTS));
+    match random.below(28) {
         0 => format!("resource.ip == ip(\"{}\")", random.one(&ADDRESSES)),
         1 => format!("resource.ip != ip(\"{}\")", random.one(&ADDRESSES)),
         2 => "resource.ip.isLoopback()".to_owned(),
@@ -296,6 +310,16 @@ fn peer_term(random: &mut Random) -> String {
         14 => format!("resource[\"protocol\"] like \"{}\"", random.one(&["*p", "1*", "*3*"])),
         15 => format!("[\"tcp\", \"{protocol}\"].contains(resource.protocol)"),
         16 => "resource is Peer".to_owned(),
+        17 => "resource has host".to_owned(),
+        18..=19 => format!("(resource has host && resource.host == \"{name}\")"),
+        20 => format!("(resource has host && \"{name}\" != resource.host)"),
+        21 => {
+            format!("(resource has host && [\"{name}\", \"{other}\"].contains(resource.host))")
+        }
+        22..=24 => {
+            let pattern = random.one(&HOST_PATTERNS);
+            format!("(resource has host && resource.host like \"{pattern}\")")
+        }
         _ => format!("resource.ip.isInRange(ip(\"{}\"))", random.one(&RANGES)),
     }
 }
@@ -448,6 +472,24 @@ pub(super) fn attributes(random: &mut Random) -> Attributes {
     Attributes { namespace, model, operator, labels }
 }
 
+/// Something that may be asked for, an action under which, and the same under its other names.
+pub(super) fn asked(random: &mut Random) -> (Action, Target, Vec<Target>) {
+    let (action, target) = attempt(random);
+    let mut more = Vec::new();
+    if let Target::Peer { peer, host: Some(first) } = &target
+        && random.chance(40)
+    {
+        for _ in 0..1 + random.below(3) {
+            let name = host(random);
+            let other = Target::Peer { peer: *peer, host: Some(name.clone()) };
+            if name != *first && !more.contains(&other) {
+                more.push(other);
+            }
+        }
+    }
+    (action, target, more)
+}
+
 /// Something that may be asked for, and an action under which.
 pub(super) fn attempt(random: &mut Random) -> (Action, Target) {
     match random.below(10) {
@@ -493,17 +535,26 @@ pub(super) fn attempt(random: &mut Random) -> (Action, Target) {
     let protocol = *random.one(&[6, 17, 132, 0, 1, 255]);
     let action = *random.one(&PEER_ACTIONS);
     let destination = action == Action::Connect;
-    (action, peer(address.parse().unwrap(), port, protocol, destination))
+    let host = (destination && random.chance(70)).then(|| host(random));
+    let peer = peer(address.parse().unwrap(), port, protocol, destination);
+    (action, Target::Peer { peer, host })
 }
 
-fn peer(address: std::net::IpAddr, port: u16, protocol: u8, destination: bool) -> Target {
+/// A name that an address may be known by.
+pub(super) fn host(random: &mut Random) -> String {
+    let more = ["example.net", "c.b.example.com", "evil-example.com", "x.api.example.com"];
+    let name = HOSTS.get(random.below(HOSTS.len() + more.len()));
+    (*name.unwrap_or_else(|| random.one(&more))).to_owned()
+}
+
+fn peer(address: std::net::IpAddr, port: u16, protocol: u8, destination: bool) -> Peer {
     let port = port.to_be_bytes();
-    Target::Peer(match address {
+    match address {
         std::net::IpAddr::V4(v4) => Peer::v4(protocol, v4.octets(), port, destination),
         std::net::IpAddr::V6(v6) => {
             let bytes = v6.octets();
             let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
             Peer::v6(protocol, [word(0), word(4), word(8), word(12)], port, destination)
         }
-    })
+    }
 }

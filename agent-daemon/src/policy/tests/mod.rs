@@ -14,12 +14,15 @@ use agent_ebpf::{
     decide_socket,
 };
 
-use super::{Agent, AgentName, HashedTables, Lowered, Policies, PolicyError, Source, Target};
+use super::{
+    Agent, AgentName, HashedTables, KnownBy, Lowered, Policies, PolicyError, Source, Target,
+};
 
 const CONFIG: Config = Config {
     levels: 0,
     hash_seed: 0x1234_5678_9abc_def1,
     hash_factor: 0x9e37_79b9_7f4a_7c15,
+    netns: 0,
     abi: agent_ebpf::ABI_VERSION,
     pad: 0,
 };
@@ -43,13 +46,26 @@ fn lowered(text: &str) -> Lowered {
     policies.lower(&agent, &[]).unwrap().as_ref().clone()
 }
 
-fn decide(tables: &HashedTables, action: Action, target: &Target) -> Decision {
+/// The verdict on a peer whose address has these names.
+fn decide_known<'a>(
+    tables: &HashedTables,
+    lowered: &Lowered,
+    action: Action,
+    peer: &Peer,
+    names: impl Iterator<Item = &'a String>,
+) -> Decision {
+    decide_peer(action, peer, tables, &KnownBy::new(&lowered.hosts, peer, names))
+}
+
+fn decide(tables: &HashedTables, lowered: &Lowered, action: Action, target: &Target) -> Decision {
     match target {
         Target::File { path, is_dir } => {
             let path = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
             decide_path(&CONFIG, Facet::of(action, *is_dir).unwrap(), path, tables)
         }
-        Target::Peer(peer) => decide_peer(action, peer, tables),
+        Target::Peer { peer, host } => {
+            decide_known(tables, lowered, action, peer, host.as_ref().into_iter())
+        }
         Target::UnixSocket(name) => {
             let name = name.as_os_str().as_encoded_bytes();
             decide_socket(&CONFIG, Facet::of_socket(action).unwrap(), name, tables)
@@ -68,7 +84,8 @@ fn folder(path: &str) -> Target {
 }
 
 fn v4(protocol: u8, address: [u8; 4], port: u16) -> Target {
-    Target::Peer(Peer::v4(protocol, address, port.to_be_bytes(), true))
+    let peer = Peer::v4(protocol, address, port.to_be_bytes(), true);
+    Target::Peer { peer, host: None }
 }
 
 fn v6(protocol: u8, address: &str, port: u16) -> Target {
@@ -77,13 +94,20 @@ fn v6(protocol: u8, address: &str, port: u16) -> Target {
     for (word, bytes) in words.iter_mut().zip(address.octets().chunks_exact(4)) {
         *word = u32::from_ne_bytes(bytes.try_into().unwrap());
     }
-    Target::Peer(Peer::v6(protocol, words, port.to_be_bytes(), true))
+    let peer = Peer::v6(protocol, words, port.to_be_bytes(), true);
+    Target::Peer { peer, host: None }
+}
+
+/// A peer whose address has a name.
+fn known_as(name: &str, target: Target) -> Target {
+    let Target::Peer { peer, .. } = target else { panic!("only peers have names") };
+    Target::Peer { peer, host: Some(name.to_owned()) }
 }
 
 /// The id of the policy that decided, or why none did: `+id` permitted, `-id` forbade, `no_permit`.
 fn says(tables: &Lowered, action: Action, target: &Target) -> String {
     let hashed = HashedTables::new(tables, &CONFIG).unwrap();
-    let decision = decide(&hashed, action, target);
+    let decision = decide(&hashed, tables, action, target);
     let name = tables.rule_name(decision.rule);
     match decision.reason {
         agent_ebpf::Reason::Permitted => format!("+{}", name.unwrap()),

@@ -3,7 +3,7 @@
 use agent_ebpf::Action;
 
 use super::super::{Attempt, Target, suggest};
-use super::{coder, file, folder, lowered, says, v4, v6};
+use super::{coder, file, folder, known_as, lowered, says, v4, v6};
 
 fn attempts(tried: Vec<(Action, Target)>) -> Vec<Attempt> {
     tried
@@ -38,6 +38,8 @@ fn one_line_for_each_object_whatever_was_tried_how_often() {
         (Action::Exec, file("/bin/sh")),
         (Action::Connect, v4(6, [192, 0, 2, 7], 443)),
         (Action::Connect, v6(17, "2001:db8::7", 53)),
+        (Action::Connect, known_as("api.example.com", v4(6, [192, 0, 2, 7], 443))),
+        (Action::Connect, known_as("api.example.com", v4(6, [192, 0, 2, 8], 443))),
         (Action::Bind, v6(17, "::1", 0)),
         (Action::Connect, Target::UnixSocket("@bus".into())),
         (Action::Bind, Target::UnixSocket("/run/s".into())),
@@ -64,13 +66,15 @@ permit(principal == Agent::"coder", action == Action::"connect", resource == Uni
 permit(principal == Agent::"coder", action == Action::"privilege", resource == Privilege::"mount");
 @id("coder socket: netlink")
 permit(principal == Agent::"coder", action == Action::"socket", resource == SocketFamily::"netlink");
+@id("coder connect: api.example.com port 443 tcp")
+permit(principal == Agent::"coder", action == Action::"connect", resource is Peer) when { resource has host && resource.host == "api.example.com" && resource.port == 443 && resource.protocol == "tcp" };
 @id("coder connect: 192.0.2.7 port 443 tcp")
 permit(principal == Agent::"coder", action == Action::"connect", resource is Peer) when { resource.ip == ip("192.0.2.7") && resource.port == 443 && resource.protocol == "tcp" };
-@id("coder connect: 2001:db8::7 port 53 udp")
-permit(principal == Agent::"coder", action == Action::"connect", resource is Peer) when { resource.ip == ip("2001:db8::7") && resource.port == 53 && resource.protocol == "udp" };
 // Port 0 is where the kernel chooses one.
 @id("coder bind: ::1 port 0 udp")
 permit(principal == Agent::"coder", action == Action::"bind", resource is Peer) when { resource.ip == ip("::1") && resource.port == 0 && resource.protocol == "udp" };
+@id("coder connect: 2001:db8::7 port 53 udp")
+permit(principal == Agent::"coder", action == Action::"connect", resource is Peer) when { resource.ip == ip("2001:db8::7") && resource.port == 53 && resource.protocol == "udp" };
 "#
     );
 }
