@@ -10,6 +10,7 @@ pub mod cases;
 pub mod demo;
 pub mod events;
 pub mod metrics;
+pub mod name_server;
 pub mod policy;
 pub mod powers;
 pub mod stage;

@@ -19,7 +19,12 @@ pub struct Metrics {
     generation: IntGauge,
     load_errors: IntCounter,
     kernel_memory: IntGaugeVec,
+    names: IntGauge,
+    answers: IntCounterVec,
 }
+
+/// What becomes of an answer that is understood.
+const PASSED_ON: &str = "passed_on";
 
 /// A metric's name and help, or the closest that can be registered: names here are constants, so the
 /// library's checks of them cannot fail.
@@ -90,6 +95,18 @@ impl Metrics {
                 &["table"],
             ),
         );
+        let names =
+            registered(r, IntGauge::new("ambit_names", "Host names that agents know addresses by"));
+        let answers = counters(
+            r,
+            "ambit_name_answers_total",
+            "Answers of name servers to agents, by what became of them; all but those that were passed on \
+             became server failures",
+            &["outcome"],
+        );
+        for outcome in [PASSED_ON, "malformed", "name", "too_many", "table"] {
+            answers.with_label_values(&[outcome]);
+        }
         let start = registered(
             r,
             Gauge::new(
@@ -147,7 +164,24 @@ impl Metrics {
             generation,
             load_errors,
             kernel_memory,
+            names,
+            answers,
         }
+    }
+
+    /// How many names agents know addresses by.
+    pub fn names(&self, names: usize) {
+        self.names.set(i64::try_from(names).unwrap_or(i64::MAX));
+    }
+
+    /// An answer of a name server was passed on.
+    pub fn answer_passed_on(&self) {
+        self.answers.with_label_values(&[PASSED_ON]).inc();
+    }
+
+    /// One was not, and why.
+    pub fn answer_refused(&self, why: &'static str) {
+        self.answers.with_label_values(&[why]).inc();
     }
 
     /// Actions that were decided.

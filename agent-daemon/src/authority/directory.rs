@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use agent_ebpf::{Mode, RuleId};
+use agent_ebpf::{Mode, NamedKey, RuleId};
 use serde::{Deserialize, Serialize};
 
-use super::objects::View;
+use super::{names::KnownNames, objects::View};
 use crate::{
     events::{AgentInfo, Names},
     kernel::{fanotify::Root, tables::Objects},
@@ -103,6 +103,8 @@ pub struct Inner {
     pub agents: HashMap<u32, AgentEntry>,
     /// By number.
     pub sets: HashMap<u32, SetEntry>,
+    /// What agents were told of names.
+    pub names: KnownNames,
 }
 
 /// All agents and sets, behind one lock that is only ever held for a moment.
@@ -159,6 +161,10 @@ impl Names for Inner {
 
     fn notes(&self, set: u32, rule: RuleId) -> Option<Notes<'_>> {
         Some(self.sets.get(&set)?.lowered.rule(rule)?.notes())
+    }
+
+    fn hosts(&self, key: &NamedKey) -> Vec<&str> {
+        self.names.of(key)
     }
 
     fn generation(&self, set: u32) -> Option<u64> {

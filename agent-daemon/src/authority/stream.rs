@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::{Action, Header, Lane, PeerBody, Privilege, SocketKind, Verdict};
+use agent_ebpf::{Action, Header, Lane, NamedKey, PeerBody, Privilege, SocketKind, Verdict};
 use std::os::unix::ffi::OsStrExt as _;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -373,10 +373,24 @@ fn remember(directory: &Directory, batch: &Batch) {
     }
     let mut names = directory.write();
     for (number, action, target) in found {
-        let Some(agent) = names.agents.get_mut(&number) else {
+        let Some(agent) = names.agents.get(&number) else {
             continue;
         };
         let Ok(name) = AgentName::parse(&agent.name) else {
+            continue;
+        };
+        let target = match target {
+            Target::Peer { peer, .. } if action == Action::Connect => {
+                let host = names
+                    .names
+                    .of(&NamedKey::of(number, &peer))
+                    .first()
+                    .map(|name| (*name).to_owned());
+                Target::Peer { peer, host }
+            }
+            other => other,
+        };
+        let Some(agent) = names.agents.get_mut(&number) else {
             continue;
         };
         let attempt = Attempt { agent: name, action, target };

@@ -12,7 +12,9 @@
 //!   told once, when the program runs, with the rule that permitted it. A fork is not told: it does
 //!   nothing by itself, and each event of the child carries its chain.
 //! - **Peers** are class 4001: connect is Open, a datagram sent without a connection is Traffic, listen is
-//!   Listen, and bind is Other with the name "Bind", because Listen would claim more than was done. A unix
+//!   Listen, and bind is Other with the name "Bind", because Listen would claim more than was done. The name
+//!   that the agent knows the peer's address by is its `hostname`; where there are several, all are in
+//!   `unmapped.hostnames`. A unix
 //!   socket is an endpoint with a name: its path, or `@` and its abstract address.
 //! - **Kinds of sockets** are class 1003, Create: `kernel.name` is the kind.
 //! - **Privileges** are class 1003, Invoke: `kernel.name` says what was asked for, `unmapped.privilege` is
@@ -307,7 +309,9 @@ impl Ocsf {
     }
 
     /// A peer was connected, sent to or bound, or would have been.
-    pub fn peer(&mut self, out: &mut Vec<u8>, story: &Story<'_>, body: &PeerBody) {
+    ///
+    /// `hosts` are the names that the agent knows its address by, the one that lives longest first.
+    pub fn peer(&mut self, out: &mut Vec<u8>, story: &Story<'_>, body: &PeerBody, hosts: &[&str]) {
         let (activity, bind) = networking(story.record);
         let address = address(body);
         self.event(
@@ -320,6 +324,9 @@ impl Ocsf {
                     match address {
                         Some(address) => o.display("ip", format_args!("{address}")),
                         None => o.str("name", "unresolved"),
+                    }
+                    if let Some(host) = hosts.first() {
+                        o.str("hostname", host);
                     }
                     o.uint("port", u64::from(u16::from_be_bytes(body.port)));
                 });
@@ -347,7 +354,11 @@ impl Ocsf {
                     }
                 });
             },
-            |_| {},
+            |o| {
+                if hosts.len() > 1 {
+                    o.array("hostnames", |a| hosts.iter().for_each(|host| a.str(host)));
+                }
+            },
         );
     }
 

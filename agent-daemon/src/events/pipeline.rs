@@ -8,7 +8,7 @@
 //! to, and [`Pipeline::settle`] then states what the counters say was lost. Settling after a drain
 //! that did not empty the rings states the same counts, with looser bounds.
 
-use agent_ebpf::{Action, Header, Kind, Lane, Mode, RULE_NONE, RuleId, Stream, Verdict};
+use agent_ebpf::{Action, Header, Kind, Lane, Mode, NamedKey, RULE_NONE, RuleId, Stream, Verdict};
 use zerocopy::FromBytes as _;
 
 use super::clock::Clock;
@@ -44,6 +44,8 @@ pub trait Names {
     fn rule(&self, set: u32, rule: RuleId) -> Option<&str>;
     /// What that rule's annotations tell; nothing for rules that are built in.
     fn notes(&self, set: u32, rule: RuleId) -> Option<Notes<'_>>;
+    /// The names that an agent knows an address by, the one that lives longest first.
+    fn hosts(&self, key: &NamedKey) -> Vec<&str>;
     /// The generation of the policy that a set was made from.
     fn generation(&self, set: u32) -> Option<u64>;
 }
@@ -336,7 +338,14 @@ impl Pipeline {
                 let actor = self.processes.actor(header);
                 self.count(header, record.action, record.verdict);
                 let story = story(&self.processes, record, actor, names);
-                self.ocsf.peer(out, &story, body);
+                // What is bound has no name.
+                let hosts = if record.action == Action::Connect {
+                    let family = u32::from(body.family);
+                    names.hosts(&NamedKey { address: body.address, agent: header.agent, family })
+                } else {
+                    Vec::new()
+                };
+                self.ocsf.peer(out, &story, body, &hosts);
             }
             Body::Privilege(body) => {
                 let actor = self.processes.actor(header);

@@ -1,5 +1,5 @@
 use agent_ebpf::{
-    ExecBody, ExitBody, FileBody, ForkBody, Hook, PeerBody, Privilege, PrivilegeBody,
+    ExecBody, ExitBody, FileBody, ForkBody, Hook, NamedKey, PeerBody, Privilege, PrivilegeBody,
     RULE_PROTECTED, Reason, SocketBody, SocketKind, family, protocol,
 };
 use std::sync::LazyLock;
@@ -32,6 +32,12 @@ impl Names for Fixed {
             (1, 4) => Some("scripts"),
             (1, 5) => Some("keys"),
             _ => None,
+        }
+    }
+    fn hosts(&self, key: &NamedKey) -> Vec<&str> {
+        match (key.agent, key.address) {
+            (5, [192, 0, 2, 7, ..]) => vec!["api.example.com", "edge.example.net"],
+            _ => Vec::new(),
         }
     }
     fn notes(&self, set: u32, rule: RuleId) -> Option<Notes<'_>> {
@@ -223,6 +229,22 @@ fn what_is_mapped_as_code_is_no_launch() {
 }
 
 #[test]
+fn a_destination_is_told_with_the_names_that_its_agent_knows() {
+    let (mut kernel, mut pipeline) = (Kernel::new(), pipeline());
+    kernel.enrol(10);
+    let named = v4([192, 0, 2, 7], 443, protocol::TCP);
+    kernel.peer(10, Action::Connect, Verdict::Allowed, Hook::Connect4, named);
+    kernel.peer(10, Action::Bind, Verdict::Allowed, Hook::Bind4, named);
+    let events = told(&mut pipeline, &mut kernel);
+    let network: Vec<_> = events.iter().filter(|event| event["class_uid"] == 4001).collect();
+    assert_eq!(network[0]["dst_endpoint"]["hostname"], "api.example.com");
+    assert_eq!(network[0]["dst_endpoint"]["ip"], "192.0.2.7");
+    let all = serde_json::json!(["api.example.com", "edge.example.net"]);
+    assert_eq!(network[0]["unmapped"]["hostnames"], all);
+    assert!(network[1]["src_endpoint"].get("hostname").is_none());
+}
+
+#[test]
 fn every_kind_of_event_is_valid_ocsf() {
     let (mut pipeline, mut kernel) = (pipeline(), Kernel::new());
     kernel.enrol(10);
@@ -246,6 +268,8 @@ fn every_kind_of_event_is_valid_ocsf() {
         };
         let tcp = v4([127, 0, 0, 1], 80, protocol::TCP);
         kernel.peer(11, Action::Connect, *verdict, Hook::Connect4, tcp);
+        let named = v4([192, 0, 2, 7], 443, protocol::TCP);
+        kernel.peer(11, Action::Connect, *verdict, Hook::Connect4, named);
         kernel.peer(11, Action::Connect, *verdict, Hook::Sendmsg6, v6);
         kernel.peer(11, Action::Bind, *verdict, Hook::Bind4, tcp);
         kernel.peer(11, Action::Connect, *verdict, Hook::SocketConnect, PeerBody::default());

@@ -238,6 +238,8 @@ fn target(event: &Value, class: u64) -> String {
             }
             let address =
                 if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+            let host = text(&format!("{side}/hostname"));
+            let address = if host.is_empty() { address } else { format!("{host} ({address})") };
             if name.is_empty() { address } else { format!("{name} {address}") }
         }
         _ => String::new(),
@@ -410,6 +412,9 @@ mod tests {
         let peer = json!({"class_uid": 4001, "activity_id": 1, "dst_endpoint": {"ip": "::1", "port": 80},
             "connection_info": {"protocol_name": "tcp"}});
         assert_eq!(target(&peer, 4001), "tcp [::1]:80");
+        let named = json!({"class_uid": 4001, "activity_id": 1, "connection_info": {"protocol_name": "tcp"},
+            "dst_endpoint": {"ip": "192.0.2.7", "port": 443, "hostname": "api.example.com"}});
+        assert_eq!(target(&named, 4001), "tcp api.example.com (192.0.2.7:443)");
         let exec = json!({"activity_id": 1, "process": {"cmd_line": "sh -c x", "file": {"path": "/bin/sh"}}});
         assert_eq!(target(&exec, 1007), "/bin/sh -c x");
         let exit = json!({"activity_id": 2, "exit_code": 3});

@@ -62,6 +62,39 @@ pub enum HostError {
     },
 }
 
+/// Eight bytes that nobody can guess.
+pub fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// The cookie of this process's network namespace; `None` before 5.14, which does not tell it.
+pub fn netns_cookie() -> io::Result<Option<u64>> {
+    /// include/uapi/asm-generic/socket.h
+    const SO_NETNS_COOKIE: i32 = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as nix::libc::socklen_t;
+    // SAFETY: a live socket, and room for as many bytes as `length` says.
+    let result = unsafe {
+        nix::libc::getsockopt(
+            socket.as_raw_fd(),
+            nix::libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        return Ok(Some(cookie));
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(nix::libc::ENOPROTOOPT) => Ok(None),
+        error => Err(error),
+    }
+}
+
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 

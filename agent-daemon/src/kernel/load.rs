@@ -473,12 +473,7 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
 }
 
 fn random() -> Result<u64, LoadError> {
-    let path = PathBuf::from("/dev/urandom");
-    let mut bytes = [0; 8];
-    fs::File::open(&path)
-        .and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes))
-        .map_err(|source| LoadError::Io { path, source })?;
-    Ok(u64::from_ne_bytes(bytes))
+    host::random().map_err(|source| LoadError::Io { path: PathBuf::from("/dev/urandom"), source })
 }
 
 /// Prints the kernel half's own log lines, for its developers.

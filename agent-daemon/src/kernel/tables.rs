@@ -6,12 +6,14 @@ use std::{
 };
 
 use agent_ebpf::{
-    Agent, Config, JoinKey, Lane, ObjectCell, ObjectKey, Pair, PatternRow, PeerCell, PeerKey,
-    PlaceCell, PlaceKey, Stream, Task,
+    Agent, Config, HostName, JoinKey, Lane, NameKey, NamedKey, ObjectCell, ObjectKey, Pair,
+    PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, Stream, Task,
 };
 use aya::{
     Pod,
-    maps::{Array, HashMap, HashOfMaps, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    maps::{
+        Array, HashMap, HashOfMaps, LpmTrie, MapData, MapError, PerCpuArray, Queue, lpm_trie::Key,
+    },
 };
 
 use super::load::{config_of, open_map};
@@ -66,6 +68,12 @@ pub struct Tables {
     patterns: HashOfMaps<MapData, u32, Patterns>,
     joins: HashOfMaps<MapData, u32, Joins>,
     objects: HashOfMaps<MapData, u32, ObjectTable>,
+    hosts: HashMap<MapData, NamedKey, PeerNames>,
+    names: HashMap<MapData, NameKey, PeerCell>,
+    texts: HashMap<MapData, u32, HostName>,
+    routes: HashMap<MapData, NamedKey, u32>,
+    resolvers: HashMap<MapData, u32, NamedKey>,
+    free_ports: Queue<MapData, u32>,
     guarded: HashMap<MapData, ObjectKey, u32>,
     stream: PerCpuArray<MapData, Stream>,
 }
@@ -85,6 +93,14 @@ impl Tables {
                 .map_err(failed("PATTERNS"))?,
             joins: HashOfMaps::try_from(open_map(maps, "JOINS")?).map_err(failed("JOINS"))?,
             objects: HashOfMaps::try_from(open_map(maps, "OBJECTS")?).map_err(failed("OBJECTS"))?,
+            hosts: HashMap::try_from(open_map(maps, "HOSTS")?).map_err(failed("HOSTS"))?,
+            names: HashMap::try_from(open_map(maps, "NAMES")?).map_err(failed("NAMES"))?,
+            texts: HashMap::try_from(open_map(maps, "TEXTS")?).map_err(failed("TEXTS"))?,
+            routes: HashMap::try_from(open_map(maps, "ROUTES")?).map_err(failed("ROUTES"))?,
+            resolvers: HashMap::try_from(open_map(maps, "RESOLVERS")?)
+                .map_err(failed("RESOLVERS"))?,
+            free_ports: Queue::try_from(open_map(maps, "FREE_PORTS")?)
+                .map_err(failed("FREE_PORTS"))?,
             guarded: HashMap::try_from(open_map(maps, "GUARDED")?).map_err(failed("GUARDED"))?,
             stream: PerCpuArray::try_from(open_map(maps, "STREAM")?).map_err(failed("STREAM"))?,
         })
@@ -178,6 +194,88 @@ impl Tables {
             .collect();
         for key in gone {
             ignore_missing(inner.remove(&key)).map_err(failed("OBJECTS"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a number to a name.
+    pub fn name(&mut self, number: u32, name: &str) -> Result<(), TableError> {
+        let mut host =
+            HostName { len: u8::try_from(name.len()).unwrap_or(u8::MAX), bytes: [0; 255] };
+        host.bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        self.texts.insert(number, host, 0).map_err(failed("TEXTS"))
+    }
+
+    /// Writes what a set says of a name. Before an agent with that set knows an address by it.
+    pub fn say(&mut self, set: u32, name: u32, cell: &PeerCell) -> Result<(), TableError> {
+        self.names.insert(NameKey { set, name }, cell, 0).map_err(failed("NAMES"))
+    }
+
+    /// Takes that away.
+    pub fn unsay(&mut self, set: u32, name: u32) -> Result<(), TableError> {
+        ignore_missing(self.names.remove(&NameKey { set, name })).map_err(failed("NAMES"))
+    }
+
+    /// Takes a name away that nobody knows an address by.
+    pub fn unname(&mut self, number: u32) -> Result<(), TableError> {
+        ignore_missing(self.texts.remove(&number)).map_err(failed("TEXTS"))
+    }
+
+    /// Writes the names of an address, all at once.
+    pub fn know(&mut self, names: &PeerNames) -> Result<(), TableError> {
+        self.hosts.insert(names.first, names, 0).map_err(failed("HOSTS"))
+    }
+
+    /// Forgets the names of an address.
+    pub fn unknow(&mut self, key: &NamedKey) -> Result<(), TableError> {
+        ignore_missing(self.hosts.remove(key)).map_err(failed("HOSTS"))
+    }
+
+    /// Every name by number, every address with its names, and for which sets names have cells.
+    pub fn known_names(&self) -> (Vec<(u32, HostName)>, Vec<(NamedKey, PeerNames)>, Vec<NameKey>) {
+        (
+            self.texts.iter().filter_map(Result::ok).collect(),
+            self.hosts.iter().filter_map(Result::ok).collect(),
+            self.names.keys().filter_map(Result::ok).collect(),
+        )
+    }
+
+    /// Begins to aim questions for names at the daemon's ports, of which there are none yet. Those of a daemon
+    /// before this one are forgotten.
+    pub fn forward(&mut self, netns: u64) -> Result<(), TableError> {
+        while self.free_ports.pop(0).is_ok() {}
+        for agent in self.name_servers().into_iter().map(|(_, server)| server.agent) {
+            self.forget_name_servers(agent)?;
+        }
+        while self.free_ports.pop(0).is_ok() {}
+        let mut config = self.config()?;
+        config.netns = netns;
+        self.set_config(&config)
+    }
+
+    /// Gives a port to the hooks.
+    pub fn free_port(&mut self, port: u16) -> Result<(), TableError> {
+        self.free_ports.push(u32::from(port), 0).map_err(failed("FREE_PORTS"))
+    }
+
+    /// The agent and name server that a port is for.
+    pub fn name_server(&self, port: u16) -> Option<NamedKey> {
+        self.resolvers.get(&u32::from(port), 0).ok()
+    }
+
+    /// All ports that are in use, and for whom.
+    pub fn name_servers(&self) -> Vec<(u32, NamedKey)> {
+        self.resolvers.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Forgets an agent's name servers; their ports are free again.
+    pub fn forget_name_servers(&mut self, agent: u32) -> Result<(), TableError> {
+        for (port, server) in self.name_servers() {
+            if server.agent == agent {
+                ignore_missing(self.routes.remove(&server)).map_err(failed("ROUTES"))?;
+                ignore_missing(self.resolvers.remove(&port)).map_err(failed("RESOLVERS"))?;
+                self.free_ports.push(port, 0).map_err(failed("FREE_PORTS"))?;
+            }
         }
         Ok(())
     }

@@ -436,6 +436,9 @@ pub struct HostName {
     pub bytes: [u8; 255],
 }
 
+/// [`Config::netns`]: the initial network namespace, whose cookie only the kernel knows.
+pub const NETNS_INITIAL: u64 = u64::MAX;
+
 /// The port that name servers answer at (RFC 1035, section 4.2).
 pub const DNS_PORT: u16 = 53;
 

@@ -5,8 +5,8 @@
 //! passes it on; `recvmsg` makes it come from the server. With the daemon gone nobody answers there.
 
 use agent_ebpf::{
-    DNS_PORT, Decision, NameKey, NamedKey, Names, Peer, PeerCell, PeerKey, PeerNames,
-    RULE_PROTECTED, Reach, Reason, family, protocol,
+    DNS_PORT, Decision, NETNS_INITIAL, NameKey, NamedKey, Names, Peer, PeerCell, PeerKey,
+    PeerNames, RULE_PROTECTED, Reach, Reason, family, protocol,
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock_addr},
@@ -92,9 +92,13 @@ pub fn route(
     if !asks || actor.config.netns == 0 || reach.peer(&PeerKey::NAMELESS).is_none() {
         return Ok(None);
     }
-    // SAFETY: a plain helper call on the program's own context.
-    if unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) } != actor.config.netns {
-        return Ok(None); // the daemon's ports are not there
+    // SAFETY: plain helper calls: on the program's own context, and on none for the initial namespace's.
+    let (here, initial) = unsafe {
+        (bpf_get_netns_cookie(ctx.sock_addr.cast()), bpf_get_netns_cookie(core::ptr::null_mut()))
+    };
+    let there = if actor.config.netns == NETNS_INITIAL { initial } else { actor.config.netns };
+    if here != there {
+        return Ok(None); // the daemon's ports are not here
     }
     let server = NamedKey::of(actor.agent, peer);
     // SAFETY: the value is one word.

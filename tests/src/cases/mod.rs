@@ -10,6 +10,7 @@ mod identity;
 mod lifecycle;
 mod losses;
 mod machine;
+mod names;
 mod objects;
 mod policies;
 mod power;
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(power::cases());
     cases.extend(machine::cases());
     cases.extend(sockets::cases());
+    cases.extend(names::cases());
     cases.extend(privilege::cases());
     cases.extend(telling::cases());
     cases.extend(ways::cases());

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    authority::stream::StreamError,
+    authority::{names::ForwarderError, stream::StreamError},
     config::ConfigError,
     kernel::{Coverage, LoadError, TableError, fanotify::FanotifyError, host::HostError},
     policy::PolicyError,
@@ -38,6 +38,9 @@ pub enum EngineError {
     /// The event stream could not start.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// Host names cannot be kept.
+    #[error("a policy asks for host names: {0}")]
+    Names(#[from] ForwarderError),
     /// The policy was refused.
     #[error("{0}")]
     Policy(#[from] PolicyError),

@@ -274,6 +274,7 @@ impl Engine {
     /// What happens by itself: agents that appear and end, sets that nobody has any more.
     pub fn tick(&self) {
         self.scan();
+        self.expire_names();
         let over = self.over();
         let due = self.inner().guarded.elapsed() >= GUARD_AGAIN;
         if due && self.has_agents() {
@@ -300,6 +301,11 @@ impl Engine {
         for set in &due {
             if let Err(error) = inner.tables.retire(*set) {
                 eprintln!("ambitd: retiring policy set {set}: {error}");
+            }
+            for name in self.directory.write().names.retire(*set) {
+                if let Err(error) = inner.tables.unsay(*set, name) {
+                    eprintln!("ambitd: retiring policy set {set}: {error}");
+                }
             }
             inner.ended.push((*set | 1 << 31, now));
         }
@@ -366,6 +372,7 @@ impl Engine {
             let _ = fs::remove_dir(&agent.cgroup);
             let _ = agent.pids_cgroup.as_ref().map(fs::remove_dir);
         }
+        Self::forget_names(&mut inner, &mut names, number);
         inner.ended.push((number, Instant::now()));
         Self::retire(&mut inner, &mut names, set);
         drop(names);

@@ -3,6 +3,7 @@
 
 mod answers;
 mod lives;
+mod names;
 mod sets;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -43,6 +44,10 @@ struct Inner {
     guarded: Instant,
     /// Nothing may begin any more.
     closing: bool,
+    /// Where agents' questions for names come to, once a policy asks for names; and how many ports it has.
+    forwarder: Option<(super::names::Forwarder, usize)>,
+    /// When names that ended were last looked for.
+    expired: Instant,
 }
 
 /// Everything that runs.
@@ -66,6 +71,7 @@ pub struct Engine {
     stream: Mutex<Option<Stream>>,
     had_agents: AtomicBool,
     started: Instant,
+    me: Weak<Self>,
     _locks: [Lock; 2],
 }
 
@@ -169,7 +175,7 @@ impl Engine {
         let inbox = Arc::new(Inbox::default());
         let maps = config.kernel.pins.join("maps");
 
-        let engine = Arc::new(Self {
+        let engine = Arc::new_cyclic(|me| Self {
             agents: Mutex::new(config.agents.clone()),
             config,
             config_path,
@@ -190,12 +196,15 @@ impl Engine {
                 quiet: HashMap::new(),
                 guarded: Instant::now(),
                 closing: false,
+                forwarder: None,
+                expired: Instant::now(),
             }),
             coverage,
             fanotify: Mutex::new(None),
             stream: Mutex::new(None),
             had_agents: AtomicBool::new(false),
             started: Instant::now(),
+            me: me.clone(),
             _locks: locks,
         });
         let undo = |error: EngineError| {
@@ -204,6 +213,7 @@ impl Engine {
             }
             error
         };
+        engine.restore_names();
         engine.restore(saved).map_err(undo)?;
         let stream = Stream::start(&maps, &engine.config.events, directory, inbox.clone(), metrics)
             .map_err(|error| undo(error.into()))?;
@@ -355,6 +365,7 @@ impl Engine {
                 || !inner.tables.cgroups().is_empty()
                 || inner.tables.tasks().iter().any(|(pid, _)| cgroups::lives(*pid))
         };
+        self.stop_forwarding();
         // Who judges ends before who tells: every verdict that was given is written down.
         drop(lock_of(&self.fanotify).take());
         if let Some(stream) = lock_of(&self.stream).take() {

@@ -105,8 +105,12 @@ impl Engine {
         let shared = self.directory.read().shared(&lowered, &view);
         let found = if shared.is_some() { Looked::nothing() } else { self.look(&view, &lowered) };
         let mut inner = self.inner();
-        let set = self.publish(&mut inner, lowered, view, found)?;
+        if !lowered.hosts.is_empty() {
+            self.forward_names(&mut inner)?;
+        }
+        let set = self.publish(&mut inner, lowered.clone(), view, found)?;
         let mut names = self.directory.write();
+        Self::say_names(&mut inner, &mut names, number, set, &lowered)?;
         let Some(entry) = names.agents.get_mut(&number) else {
             return Ok(());
         };
