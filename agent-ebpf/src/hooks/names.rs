@@ -5,8 +5,8 @@
 //! passes it on; `recvmsg` makes it come from the server. With the daemon gone nobody answers there.
 
 use agent_ebpf::{
-    DNS_PORT, Decision, NETNS_INITIAL, NameKey, NamedKey, Names, Peer, PeerCell, PeerKey,
-    PeerNames, RULE_PROTECTED, Reach, Reason, family, protocol,
+    DNS_PORT, NETNS_INITIAL, NameKey, NamedKey, Names, Peer, PeerCell, PeerKey, PeerNames, Reach,
+    family, protocol,
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock_addr},
@@ -54,43 +54,41 @@ impl Names for Known {
     }
 }
 
-/// Lets a port of the daemon be the name server that it stands for; another agent's is Ambit's own.
+/// Lets a port of the daemon be the name server that it stands for; false when it is another agent's, and so
+/// Ambit's own.
 #[inline(always)]
-pub fn behind(agent: u32, peer: &mut Peer) -> Result<(), Decision> {
+pub fn behind(agent: u32, peer: &mut Peer) -> bool {
     let own = match peer.family {
         family::V4 => peer.address[..4] == LOOPBACK_V4,
         _ => u128::from_be_bytes(peer.address) == 1,
     };
     if !own {
-        return Ok(());
+        return true;
     }
     let port = u32::from(u16::from_be_bytes(peer.port));
     // SAFETY: a lookup; an element that is used again is some other server's, which is judged then.
-    let Some(server) = (unsafe { RESOLVERS.get(&port) }) else { return Ok(()) };
+    let Some(server) = (unsafe { RESOLVERS.get(&port) }) else { return true };
     if server.agent != agent {
-        return Err(Decision { reason: Reason::Forbidden, rule: RULE_PROTECTED });
+        return false;
     }
     peer.address = server.address;
     peer.family = server.family as u8;
     peer.port = DNS_PORT.to_be_bytes();
-    Ok(())
+    true
 }
 
-/// The port of the daemon that a permitted question goes to; `None` when it goes to the server itself.
-///
-/// # Errors
-/// There is no port left.
+/// What [`route`] says of what goes to the server itself.
+pub const DIRECT: u32 = 0;
+/// What it says when there is no port left.
+pub const NO_PORT: u32 = u32::MAX;
+
+/// The port of the daemon that a permitted question goes to; or [`DIRECT`], or [`NO_PORT`].
 #[inline(always)]
-pub fn route(
-    ctx: &SockAddrContext,
-    actor: &Actor,
-    peer: &Peer,
-    reach: &impl Reach,
-) -> Result<Option<u32>, Decision> {
+pub fn route(ctx: &SockAddrContext, actor: &Actor, peer: &Peer, reach: &impl Reach) -> u32 {
     let asks = matches!(peer.protocol, protocol::TCP | protocol::UDP)
         && u16::from_be_bytes(peer.port) == DNS_PORT;
     if !asks || actor.config.netns == 0 || reach.peer(&PeerKey::NAMELESS).is_none() {
-        return Ok(None);
+        return DIRECT;
     }
     // SAFETY: plain helper calls: on the program's own context, and on none for the initial namespace's.
     let (here, initial) = unsafe {
@@ -98,25 +96,27 @@ pub fn route(
     };
     let there = if actor.config.netns == NETNS_INITIAL { initial } else { actor.config.netns };
     if here != there {
-        return Ok(None); // the daemon's ports are not here
+        return DIRECT; // the daemon's ports are not here
     }
     let server = NamedKey::of(actor.agent, peer);
     // SAFETY: the value is one word.
     if let Some(port) = unsafe { ROUTES.get(&server) } {
-        return Ok(Some(*port));
+        return *port;
     }
-    let none = Decision::because(Reason::PeerUnresolved);
-    let port = FREE_PORTS.take().ok_or(none)?;
+    let Some(port) = FREE_PORTS.take() else { return NO_PORT };
     if RESOLVERS.insert(&port, &server, BPF_ANY as u64).is_ok() {
         if ROUTES.insert(&server, &port, BPF_NOEXIST as u64).is_ok() {
-            return Ok(Some(port));
+            return port;
         }
         let _ = RESOLVERS.remove(&port);
     }
     FREE_PORTS.put(port);
     // Another was faster, or the tables are full.
     // SAFETY: the value is one word.
-    unsafe { ROUTES.get(&server) }.map_or(Err(none), |port| Ok(Some(*port)))
+    match unsafe { ROUTES.get(&server) } {
+        Some(port) => *port,
+        None => NO_PORT,
+    }
 }
 
 /// Aims a call at a port of the daemon.

@@ -7,7 +7,7 @@
 
 use agent_ebpf::{
     Action, Decision, Header, Hook, JoinKey, Kind, Pair, PatternRow, Peer, PeerBody, PeerCell,
-    PeerKey, PlaceCell, PlaceKey, Reach, Reason, Verdict, decide_peer,
+    PeerKey, PlaceCell, PlaceKey, RULE_PROTECTED, Reach, Reason, Verdict, decide_peer,
 };
 use aya_ebpf::{
     helpers::{bpf_probe_read_kernel, generated::bpf_map_lookup_elem},
@@ -98,9 +98,10 @@ fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
 /// The decision on a destination, which becomes the name server when it is a port of the daemon.
 #[inline(always)]
 fn decide_destination(actor: &Actor, peer: &mut Peer) -> Decision {
-    match names::behind(actor.agent, peer) {
-        Ok(()) => decide(actor, Action::Connect, peer),
-        Err(decision) => decision,
+    if names::behind(actor.agent, peer) {
+        decide(actor, Action::Connect, peer)
+    } else {
+        Decision { reason: Reason::Forbidden, rule: RULE_PROTECTED }
     }
 }
 
@@ -130,7 +131,7 @@ fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
     emit::send(&mut record);
 }
 
-/// Judges a call by its address; and the port of the daemon that it is to be aimed at.
+/// Judges a call by its address, and says at which port of the daemon it is to be aimed, if at any.
 #[inline(always)]
 fn judge(
     ctx: &SockAddrContext,
@@ -138,28 +139,28 @@ fn judge(
     action: Action,
     hook: Hook,
     peer: &mut Peer,
-) -> (i32, Option<u32>) {
-    let mut aimed = None;
-    let decision = if matches!(action, Action::Connect) {
-        let decision = decide_destination(actor, peer);
-        match peers(actor) {
-            Some(peers) if decision.allows() => match names::route(ctx, actor, peer, &peers) {
-                Ok(port) => {
-                    aimed = port;
-                    decision
-                }
-                Err(decision) => decision,
-            },
-            _ => decision,
+) -> (i32, u32) {
+    let mut port = names::DIRECT;
+    let mut decision;
+    if matches!(action, Action::Connect) {
+        decision = decide_destination(actor, peer);
+        if decision.allows()
+            && let Some(peers) = peers(actor)
+        {
+            port = names::route(ctx, actor, peer, &peers);
+            if port == names::NO_PORT {
+                decision = Decision::because(Reason::PeerUnresolved);
+                port = names::DIRECT;
+            }
         }
     } else {
-        decide(actor, action, peer)
-    };
+        decision = decide(actor, action, peer);
+    }
     let verdict = actor.verdict(decision);
     tell(actor, peer, &Judged { action, hook, decision, verdict });
     match verdict {
-        Verdict::Allowed | Verdict::WouldDeny => (PROCEED, aimed),
-        Verdict::Denied => (REFUSE, None),
+        Verdict::Allowed | Verdict::WouldDeny => (PROCEED, port),
+        Verdict::Denied => (REFUSE, names::DIRECT),
     }
 }
 
@@ -186,8 +187,8 @@ fn v4(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
         (address.user_port as u16).to_ne_bytes(),
         !matches!(action, Action::Bind),
     );
-    let (outcome, aimed) = judge(ctx, &actor, action, hook, &mut peer);
-    if let Some(port) = aimed {
+    let (outcome, port) = judge(ctx, &actor, action, hook, &mut peer);
+    if port != names::DIRECT {
         names::aim4(ctx, port);
     }
     outcome
@@ -207,8 +208,8 @@ fn v6(ctx: &SockAddrContext, action: Action, hook: Hook) -> i32 {
         (port as u16).to_ne_bytes(),
         !matches!(action, Action::Bind),
     );
-    let (outcome, aimed) = judge(ctx, &actor, action, hook, &mut peer);
-    if let Some(port) = aimed {
+    let (outcome, port) = judge(ctx, &actor, action, hook, &mut peer);
+    if port != names::DIRECT {
         names::aim6(ctx, &peer, port);
     }
     outcome
