@@ -115,7 +115,7 @@ pub fn compare(
     new: &Policies,
     only: Option<&Agent>,
 ) -> Result<Vec<Changes>, CompareError> {
-    let atoms = |policies: &Policies| policies.cedar().map(|set| Atoms::of(&set));
+    let atoms = |policies: &Policies| policies.cedar().map(|set| Atoms::of(&set, &policies.labels));
     let atoms = atoms(old)
         .and_then(|old| atoms(new).map(|new| old.and(new)))
         .map_err(CompareError::Policies)?;

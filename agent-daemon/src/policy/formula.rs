@@ -2,9 +2,11 @@
 //! type of resource: a formula over atoms that the kernel half can tell.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use agent_ebpf::Action;
 
+use super::labels::Labelled;
 use super::pattern::{Pattern, Simple};
 use super::peers::Net;
 use super::rule::{Agent, Attribute};
@@ -32,6 +34,8 @@ pub(super) enum Test {
     Same(Type, String),
     /// The resource is this folder or lies beneath it.
     Within(String),
+    /// The resource has this label.
+    Labelled(Arc<Labelled>),
     Path(Text),
     Address(Net),
     /// First and last port.
@@ -113,14 +117,23 @@ impl Expr {
 
     /// Calls this with everything that it asks of the agent.
     pub(super) fn each_question(&self, call: &mut impl FnMut(&AgentTest)) {
-        match self {
-            Self::Test(Test::Agent(test)) => call(test),
-            Self::Const(_) | Self::Test(_) => {}
-            Self::Not(of) => of.each_question(call),
-            Self::All(parts) | Self::Any(parts) => {
-                parts.iter().for_each(|part| part.each_question(call));
+        self.each_test(&mut |test| {
+            if let Test::Agent(test) = test {
+                call(test);
             }
-            Self::If(parts) => parts.iter().for_each(|part| part.each_question(call)),
+        });
+    }
+
+    /// Calls this with everything that it asks.
+    pub(super) fn each_test(&self, call: &mut impl FnMut(&Test)) {
+        match self {
+            Self::Test(test) => call(test),
+            Self::Const(_) => {}
+            Self::Not(of) => of.each_test(call),
+            Self::All(parts) | Self::Any(parts) => {
+                parts.iter().for_each(|part| part.each_test(call));
+            }
+            Self::If(parts) => parts.iter().for_each(|part| part.each_test(call)),
         }
     }
 
@@ -203,6 +216,7 @@ impl Test {
                 atoms.atom(Atom::Object(path.clone().into_bytes()))
             }
             Self::Within(path) if on_places => Formula::any(atoms.own(path.as_bytes(), true, kind)),
+            Self::Labelled(label) if on_places => Formula::any(atoms.labelled(label, kind)),
             Self::Path(text) if on_places => atoms.path(text, kind),
             Self::Address(net) if on_peers => atoms.atom(Atom::Address(*net)),
             Self::Port(0, u16::MAX) if on_peers => Formula::Const(true),
@@ -211,6 +225,7 @@ impl Test {
             // Cedar's validator lets nobody ask for an attribute of what has none, unless it is never
             // asked; and what is in no folder is within none.
             Self::Within(_)
+            | Self::Labelled(_)
             | Self::Path(_)
             | Self::Address(_)
             | Self::Port(..)
@@ -308,6 +323,24 @@ impl Atoms {
         let mut found = vec![self.atom(Atom::Object(path.to_vec()))];
         if beneath {
             found.push(self.atom(Atom::Beneath(path.to_vec())));
+        }
+        found
+    }
+
+    /// The alternatives of being where a label is.
+    fn labelled(&mut self, label: &Labelled, kind: Type) -> Vec<Formula> {
+        let mut found = Vec::new();
+        for dir in &label.dirs {
+            found.extend(self.own(dir.as_bytes(), true, kind));
+        }
+        // What is said of an object is not said of a folder, nor is a file at an abstract address.
+        let fits = |name: &&String| match kind {
+            Type::Dir => false,
+            Type::UnixSocket => true,
+            _ => name.starts_with('/'),
+        };
+        for name in label.objects.iter().filter(fits) {
+            found.push(self.atom(Atom::Object(name.clone().into_bytes())));
         }
         found
     }

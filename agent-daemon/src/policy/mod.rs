@@ -6,7 +6,8 @@
 //!
 //! `resource in Dir::"/x"` is whatever is found at `/x` and everything beneath it, by whole path
 //! components; so in Cedar's terms every object is `in` the `Dir` of its own path and of each folder
-//! above ([`model`] builds exactly these entities).
+//! above ([`model`] builds exactly these entities). Labels come from files of entities beside the
+//! policies, and are those of the places that they are given to ([`Labels`]).
 
 mod atoms;
 pub mod ceiling;
@@ -20,6 +21,7 @@ mod expression;
 mod fold;
 mod formula;
 mod hashed;
+mod labels;
 mod lower;
 pub mod model;
 mod notes;
@@ -44,6 +46,7 @@ use serde::Serialize;
 pub use check::{SCHEMA, schema};
 pub use diagnostic::{Diagnostic, PolicyError, Severity, Span};
 pub use hashed::HashedTables;
+pub use labels::{Held, Labels};
 pub use lower::{Collision, Lowered, PROTECTED_ID};
 pub use model::Target;
 pub use notes::{Notes, technique};
@@ -61,6 +64,8 @@ pub struct Policies {
     texts: Arc<Vec<String>>,
     /// Everything that the rules ask of an agent.
     questions: Arc<HashSet<formula::AgentTest>>,
+    /// The labels of places.
+    labels: Arc<Labels>,
     known: Known,
 }
 
@@ -81,13 +86,14 @@ pub struct Kept {
 }
 
 impl Policies {
-    /// Takes the policies in these files, all or none.
+    /// Takes the policies in these files, with the entities in those whose names end with
+    /// `.entities.json`, all or none.
     ///
     /// # Errors
     /// Everything wrong with any of them: a file without a policy, Cedar's syntax errors, what does
     /// not fit [`SCHEMA`], what cannot be kept exactly, an `@id` given twice.
     pub fn check(sources: &[Source]) -> Result<Self, PolicyError> {
-        let check::Checked { rules, warnings, texts } = check::check(sources)?;
+        let check::Checked { rules, warnings, texts, labels } = check::check(sources)?;
         let mut questions = HashSet::new();
         for rule in &rules {
             rule.each_question(&mut |question| {
@@ -97,7 +103,8 @@ impl Policies {
             });
         }
         let (questions, texts) = (Arc::new(questions), Arc::new(texts));
-        Ok(Self { rules, warnings, texts, questions, known: Known::default() })
+        let labels = Arc::new(labels);
+        Ok(Self { rules, warnings, texts, questions, labels, known: Known::default() })
     }
 
     /// Each policy, in the order of files and lines.

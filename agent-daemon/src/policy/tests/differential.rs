@@ -9,10 +9,10 @@ use cedar_policy::{Authorizer, Entities, Entity, EntityUid, PolicySet};
 
 use super::super::{Agent, AgentName, HashedTables, Lowered, Severity, Target, model};
 use super::generate::{self, AGENTS, GROUPS, Random};
-use super::{CONFIG, check, decide};
+use super::{CONFIG, check_with, decide};
 
 /// What may stand in a policy, by a text that stands nowhere else; each must be met often.
-const FORMS: [&str; 43] = [
+const FORMS: [&str; 49] = [
     " when {",
     " unless {",
     " && ",
@@ -31,7 +31,13 @@ const FORMS: [&str; 43] = [
     "resource has path",
     "resource has port",
     "resource in Dir",
-    "resource in [",
+    "resource in [Dir",
+    "resource in Label",
+    "resource in [Label",
+    "resource is File in Label",
+    "resource.labels.contains(",
+    "resource.labels.containsAny(",
+    "resource.labels.containsAll(",
     "resource == File",
     "resource != Program",
     "resource is Dir in",
@@ -107,7 +113,8 @@ impl World {
         let mut lines: Vec<String> = (0..1 + random.below(24))
             .map(|n| format!("@id(\"p{n}\") {}\n", generate::policy(random)))
             .collect();
-        if let Err(error) = check(&lines.concat()) {
+        let labels = generate::entities(random);
+        if let Err(error) = check_with(&lines.concat(), &labels) {
             for problem in error.diagnostics() {
                 if problem.severity == Severity::Error
                     && let Some(span) = &problem.span
@@ -120,7 +127,8 @@ impl World {
             "@id(\"last\") permit(principal == Agent::\"nobody\", action, resource);".to_owned(),
         );
         let text = lines.concat();
-        let policies = check(&text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+        let policies = check_with(&text, &labels);
+        let policies = policies.unwrap_or_else(|error| panic!("{text}\n{labels}\n{error}"));
         let mut entities: HashMap<EntityUid, Entity> = HashMap::new();
         let mut agents = Vec::new();
         for name in AGENTS {
@@ -139,12 +147,15 @@ impl World {
         let attempts: Vec<_> = (0..requests).map(|_| generate::attempt(random)).collect();
         for (action, target) in &attempts {
             if !entities.contains_key(&model::resource_uid(*action, target).unwrap()) {
-                let found = model::resource(*action, target).unwrap();
+                let found = model::resource(*action, target, &policies.labels).unwrap();
                 entities.extend(found.into_iter().map(|entity| (entity.uid(), entity)));
             }
         }
+        let hierarchy = model::labels(&policies.labels).unwrap();
+        entities.extend(hierarchy.into_iter().map(|entity| (entity.uid(), entity)));
         let entities = Entities::from_entities(entities.into_values(), None).unwrap();
         let policies = policies.cedar().unwrap();
+        let text = format!("{text}{labels}");
         Self { text, policies, agents, attempts, entities }
     }
 
