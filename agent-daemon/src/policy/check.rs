@@ -1,7 +1,7 @@
 //! Taking policy files: Cedar's parser, then what can be kept, then Cedar's validator, and every
 //! problem of every file in one answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -60,6 +60,8 @@ pub(super) struct Checked {
     /// Each rule's text.
     pub(super) texts: Vec<String>,
     pub(super) labels: Labels,
+    /// What was remarked of no policy.
+    pub(super) remarks: Vec<Diagnostic>,
 }
 
 /// A policy that is taken so far, and where it stands.
@@ -195,7 +197,16 @@ pub(super) fn read(sources: &[Source], alike: bool) -> Result<Checked, PolicyErr
             written.push(text.unwrap_or_default().to_owned());
             rules.push(one.rule);
         }
-        return Ok(Checked { rules, warnings, texts: written, labels });
+        let mut spoken = BTreeSet::new();
+        for rule in &rules {
+            rule.each_test(&mut |test| {
+                if let Test::Labelled(label) = test {
+                    spoken.insert(label.label.clone());
+                }
+            });
+        }
+        let remarks = labels.unspoken(&texts, &spoken);
+        return Ok(Checked { rules, warnings, texts: written, labels, remarks });
     }
     for one in taken {
         let found = one.warnings.into_iter();

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::diagnostic::{Diagnostic, Text, nearest};
+use super::diagnostic::{Diagnostic, Severity, Text, nearest};
 use super::formula::Test;
 use super::scope::{TYPES, abstract_address, path};
 use super::syntax::{Kind, Words, tokens};
@@ -109,6 +109,35 @@ impl Labels {
         }
         reader.circles(texts);
         reader.labels
+    }
+
+    /// Remarks on labels of which nobody speaks, when these are those of which policies do.
+    pub(super) fn unspoken(&self, texts: &[Text<'_>], spoken: &BTreeSet<String>) -> Vec<Diagnostic> {
+        let mut heard: HashSet<&str> = HashSet::new();
+        let mut left: Vec<&str> = spoken.iter().map(String::as_str).collect();
+        while let Some(label) = left.pop() {
+            if heard.insert(label) {
+                let holders = self.holders.get(label).into_iter().flatten();
+                left.extend(holders.filter_map(|holder| match holder {
+                    Holder::Label(inner) => Some(inner.as_str()),
+                    Holder::Dir(_) | Holder::Object(_) => None,
+                }));
+            }
+        }
+        let unheard = self.holders.iter().filter(|(label, _)| !heard.contains(label.as_str()));
+        let remark = |(label, holders): (&String, &Vec<Holder>)| {
+            let given = self.given.get(holders.first()?)?;
+            let given = given.iter().find(|given| given.label == *label)?;
+            let help = match nearest(label, spoken.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "write it in a policy, or leave it out".to_owned(),
+            };
+            let message = format!("no policy speaks of the label `{label}`");
+            let (_, _, mut found) = at_place(texts, &given.place, message, &help);
+            found.severity = Severity::Warning;
+            Some(found)
+        };
+        unheard.filter_map(remark).collect()
     }
 
     /// The labels that something has.
@@ -409,7 +438,7 @@ impl Reader<'_> {
                     let circle: Vec<&str> = circle.chain([above]).collect();
                     let message = format!("the label `{above}` is in itself: {}", circle.join(" in "));
                     let help = "leave one of these parents out";
-                    self.problems.push(circular(texts, &parent.place, message, help));
+                    self.problems.push(at_place(texts, &parent.place, message, help));
                     // One is told at a time: others may be the same circle.
                     return;
                 }
@@ -424,7 +453,7 @@ impl Reader<'_> {
 }
 
 /// A problem at a place that is known by its name.
-fn circular(texts: &[Text<'_>], place: &str, message: String, help: &str) -> Found {
+fn at_place(texts: &[Text<'_>], place: &str, message: String, help: &str) -> Found {
     let mut parts = place.rsplitn(3, ':');
     let (column, line, file) = (parts.next(), parts.next(), parts.next());
     let number = |part: Option<&str>| part.and_then(|part| part.parse().ok()).unwrap_or(1);

@@ -66,6 +66,7 @@ pub struct Policies {
     questions: Arc<HashSet<formula::AgentTest>>,
     /// The labels of places.
     labels: Arc<Labels>,
+    remarks: Vec<Diagnostic>,
     known: Known,
 }
 
@@ -93,7 +94,7 @@ impl Policies {
     /// Everything wrong with any of them: a file without a policy, Cedar's syntax errors, what does
     /// not fit [`SCHEMA`], what cannot be kept exactly, an `@id` given twice.
     pub fn check(sources: &[Source]) -> Result<Self, PolicyError> {
-        let check::Checked { rules, warnings, texts, labels } = check::check(sources)?;
+        let check::Checked { rules, warnings, texts, labels, remarks } = check::check(sources)?;
         let mut questions = HashSet::new();
         for rule in &rules {
             rule.each_question(&mut |question| {
@@ -104,7 +105,7 @@ impl Policies {
         }
         let (questions, texts) = (Arc::new(questions), Arc::new(texts));
         let labels = Arc::new(labels);
-        Ok(Self { rules, warnings, texts, questions, labels, known: Known::default() })
+        Ok(Self { rules, warnings, texts, questions, labels, remarks, known: Known::default() })
     }
 
     /// Each policy, in the order of files and lines.
@@ -123,6 +124,12 @@ impl Policies {
             }
         };
         self.rules.iter().map(kept).collect()
+    }
+
+    /// What the author of the entities should look at.
+    #[must_use]
+    pub fn remarks(&self) -> &[Diagnostic] {
+        &self.remarks
     }
 
     /// One agent's tables, with the built-in forbids. An agent that no policy is for gets tables

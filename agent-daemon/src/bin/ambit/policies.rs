@@ -186,6 +186,9 @@ fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
                 };
                 report.iter().map(line).collect()
             })?;
+            for remark in policies.remarks() {
+                eprintln!("{remark}");
+            }
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if json => {

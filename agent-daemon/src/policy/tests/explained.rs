@@ -197,7 +197,8 @@ fn no_difference_is_left_out() {
             };
             let count = 1 + random.below(4);
             let lines: String = (0..count).filter_map(|n| line(n, &mut random)).collect();
-            taken(&format!("{NOTHING}\n{lines}"))
+            let labels = generate::entities(&mut random);
+            super::check_with(&format!("{NOTHING}\n{lines}"), &labels).unwrap()
         };
         let (old, new) = (policies(), policies());
         let mut random = Random::new(seed);
