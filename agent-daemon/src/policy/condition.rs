@@ -400,6 +400,21 @@ impl Reader<'_> {
             Form::Set(each) => each,
             _ => std::slice::from_ref(right),
         };
+        let of = |kind: &str| {
+            each.iter().find_map(|one| match &one.kind {
+                Form::Entity(of, id) if of == kind => {
+                    Some(format!("resource in {of}::\"{}\"", id.escape_debug()))
+                }
+                _ => None,
+            })
+        };
+        if let (Some(dir), Some(label)) = (of("Dir"), of("Label")) {
+            return self.refuse(
+                right.words.range(),
+                "a list has entities of one type",
+                format!("join them: `{dir} || {label}`"),
+            );
+        }
         let mut found = Vec::new();
         for one in each {
             let Form::Entity(kind, id) = &one.kind else {

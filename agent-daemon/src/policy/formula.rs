@@ -216,7 +216,7 @@ impl Test {
                 atoms.atom(Atom::Object(path.clone().into_bytes()))
             }
             Self::Within(path) if on_places => Formula::any(atoms.own(path.as_bytes(), true, kind)),
-            Self::Labelled(label) if on_places => Formula::any(atoms.labelled(label, kind)),
+            Self::Labelled(label) if on_places => atoms.labelled(label, kind),
             Self::Path(text) if on_places => atoms.path(text, kind),
             Self::Address(net) if on_peers => atoms.atom(Atom::Address(*net)),
             Self::Port(0, u16::MAX) if on_peers => Formula::Const(true),
@@ -242,6 +242,8 @@ pub(super) enum Atom {
     /// It lies beneath this folder; the empty path is the root folder's, of which only unix sockets are
     /// asked: all else lies beneath it.
     Beneath(Vec<u8>),
+    /// It is in one of this label's folders; or, where that is meant too, one of its objects.
+    Labelled(Arc<Labelled>, bool),
     /// Its path begins so.
     Prefix(Vec<u8>),
     /// Its path ends so.
@@ -274,6 +276,7 @@ impl Atom {
         match self {
             Self::Object(_)
             | Self::Beneath(_)
+            | Self::Labelled(..)
             | Self::Prefix(_)
             | Self::Address(_)
             | Self::Agent(_) => Dimension::First,
@@ -327,22 +330,17 @@ impl Atoms {
         found
     }
 
-    /// The alternatives of being where a label is.
-    fn labelled(&mut self, label: &Labelled, kind: Type) -> Vec<Formula> {
-        let mut found = Vec::new();
-        for dir in &label.dirs {
-            found.extend(self.own(dir.as_bytes(), true, kind));
+    /// Being where a label is. It is one atom, however many places have it.
+    fn labelled(&mut self, label: &Arc<Labelled>, kind: Type) -> Formula {
+        if label.dirs.contains("/") && kind != Type::UnixSocket {
+            return Formula::Const(true);
         }
-        // What is said of an object is not said of a folder, nor is a file at an abstract address.
-        let fits = |name: &&String| match kind {
-            Type::Dir => false,
-            Type::UnixSocket => true,
-            _ => name.starts_with('/'),
-        };
-        for name in label.objects.iter().filter(fits) {
-            found.push(self.atom(Atom::Object(name.clone().into_bytes())));
+        // What is said of an object is not said of a folder.
+        let objects = kind != Type::Dir && !label.objects.is_empty();
+        if label.dirs.is_empty() && !objects {
+            return Formula::Const(false);
         }
-        found
+        self.atom(Atom::Labelled(label.clone(), objects))
     }
 
     /// Everything that has an absolute path: abstract unix addresses have none.

@@ -7,6 +7,7 @@
 //! the three it is asked for: what is secret to readers is so to those who run it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -68,7 +69,7 @@ struct Known {
 }
 
 /// The places of one label, and of all labels in it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Labelled {
     pub(super) label: String,
     pub(super) dirs: BTreeSet<String>,
@@ -76,7 +77,29 @@ pub(super) struct Labelled {
     pub(super) objects: BTreeSet<String>,
 }
 
+/// Of the same policies no two labels have one name.
+impl PartialEq for Labelled {
+    fn eq(&self, other: &Self) -> bool {
+        self.label == other.label
+    }
+}
+
+impl Eq for Labelled {}
+
+impl Hash for Labelled {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.label.hash(state);
+    }
+}
+
 impl Labelled {
+    /// Its folders; and, where these are meant too, the objects that are none.
+    pub(super) fn places(&self, objects: bool) -> impl Iterator<Item = (&str, bool)> {
+        let dirs = self.dirs.iter().map(|path| (path.as_str(), true));
+        let objects = self.objects.iter().filter(move |_| objects);
+        dirs.chain(objects.map(|path| (path.as_str(), false)))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.dirs.is_empty() && self.objects.is_empty()
     }

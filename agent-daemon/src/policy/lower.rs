@@ -257,6 +257,17 @@ fn forbid(
         match place {
             Atom::Object(path) if path.starts_with(b"/") => add(path, false),
             Atom::Beneath(folder) if folder.is_empty() => add(b"/", true),
+            Atom::Labelled(label, objects) => {
+                for (path, beneath) in label.places(*objects).filter(|(path, _)| path.starts_with('/'))
+                {
+                    if path != "/" {
+                        add(path.as_bytes(), false);
+                    }
+                    if beneath {
+                        add(path.as_bytes(), true);
+                    }
+                }
+            }
             // What is forbidden of objects beneath a folder is forbidden of the folder too.
             Atom::Beneath(folder) if places.contains(&Atom::Object(folder.clone())) => {
                 add(folder, true);

@@ -2,6 +2,7 @@
 
 use agent_ebpf::{Action, Facet};
 
+use super::super::ceiling::ceiling;
 use super::super::compare::{self, compare};
 use super::super::explain::{Explanation, Judge, explain, parse_target};
 use super::super::{Diagnostic, Policies, Severity, Source, Target, read_folder, read_source};
@@ -172,20 +173,6 @@ fn a_label_of_which_no_policy_speaks_is_remarked() {
   |                                                                ^
   = help: did you mean `secret`?"]
     );
-}
-
-#[test]
-fn places_of_different_types_are_not_in_one_list() {
-    let text = "permit(principal, action, resource) when { resource in [Label::\"secret\", Dir::\"/x\"] };";
-    match check_with(text, ETC) {
-        Ok(_) => panic!("Cedar's validator takes this now: say so in the README"),
-        Err(error) => {
-            let found = error.diagnostics();
-            assert_eq!(found.len(), 1, "{error}");
-            assert!(found[0].span.is_some(), "{error}");
-            println!("{error}");
-        }
-    }
 }
 
 fn problems(labels: &str) -> Vec<Diagnostic> {
@@ -441,6 +428,14 @@ fn cedar_takes_the_same_files() {
     assert_eq!(says_of(text, explicit, Action::Read, &file("/x")), "+p");
 }
 
+#[test]
+fn the_ceiling_is_that_of_a_labels_places() {
+    let text = "permit(principal, action, resource in Label::\"secret\");";
+    let folders = ceiling(&check_with(text, ETC).unwrap(), &coder()).unwrap();
+    let folders: Vec<&str> = folders.iter().filter_map(|folder| folder.to_str()).collect();
+    assert_eq!(folders, ["/etc", "/usr/bin"]);
+}
+
 fn explained(text: &str, labels: &str, action: Action, target: &str) -> Explanation {
     let policies = check_with(text, labels).unwrap();
     let judge = Judge::new(&policies, coder(), &[]).unwrap();
@@ -531,7 +526,7 @@ fn problems_of_policies_and_entities_are_told_together() {
 /// A label with many places is read and lowered in good time, also where it is not asked for alone.
 #[test]
 fn a_label_with_many_places_is_lowered_in_good_time() {
-    let places: Vec<String> = (0..5_000)
+    let places: Vec<String> = (0..50_000)
         .map(|n| entity(if n % 2 == 0 { "File" } else { "Dir" }, &format!("/x/{n}"), "many"))
         .collect();
     let labels = format!("[{}]", places.join(","));
@@ -542,6 +537,7 @@ fn a_label_with_many_places_is_lowered_in_good_time() {
     assert_eq!(says_of(text, &labels, Action::Read, &file("/x/y")), "+p");
     assert_eq!(says_of(text, &labels, Action::Read, &file("/x/3/a.pub")), "+q");
     assert_eq!(says_of(text, &labels, Action::Read, &file("/x/3/a")), "no_permit");
-    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    // The test's machine may be slow; were it the square of the places, it would take hours.
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
     println!("{:?}", begun.elapsed());
 }

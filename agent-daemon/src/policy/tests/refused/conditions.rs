@@ -52,6 +52,12 @@ fn conditions() {
             "a label is no resource",
             "resource in Label::\"a\"",
         ),
+        (
+            "resource in [Label::\"a\", Dir::\"/x\"]",
+            "[Label::\"a\", Dir::\"/x\"]",
+            "a list has entities of one type",
+            "`resource in Dir::\"/x\" || resource in Label::\"a\"`",
+        ),
         ("principal in Label::\"a\"", "Label", "`Label` cannot stand here", "Agent, AgentGroup"),
         (
             "principal.nam == \"coder\"",
