@@ -526,8 +526,12 @@ impl Cedar<'_> {
         let id = cedar_policy::PolicyId::new(&policy.id);
         let constraint = self.set.policy(&id).map(|one| one.resource_constraint());
         let beneath = match constraint {
-            Some(Constraint::In(_) | Constraint::IsIn(..)) => " and beneath",
-            Some(Constraint::Any | Constraint::Is(_) | Constraint::Eq(_)) | None => "",
+            Some(Constraint::In(of) | Constraint::IsIn(_, of))
+                if of.type_name().to_string() == "Dir" =>
+            {
+                " and beneath"
+            }
+            Some(_) | None => "",
         };
         format!("{} of {}{beneath}", action.name(), describe(target))
     }
