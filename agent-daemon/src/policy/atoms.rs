@@ -54,7 +54,8 @@ impl Atoms {
         }
         if found.labels {
             for name in labels.places() {
-                let of = if name.starts_with('@') { &mut found.abstracts } else { &mut found.places };
+                let of =
+                    if name.starts_with('@') { &mut found.abstracts } else { &mut found.places };
                 of.insert(name.to_owned());
             }
         }

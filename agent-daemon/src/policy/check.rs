@@ -13,12 +13,12 @@ use miette::Diagnostic as _;
 
 use super::diagnostic::{Diagnostic, PolicyError, Severity, Text};
 use super::formula::Test;
+use super::labels::Labels;
 use super::parse::{self, Found, foreign};
 use super::peers::Net;
 use super::rule::{Effect, Rule, RuleInfo};
 use super::scope::Type;
 use super::syntax::{Kind, Shape, Words, tokens};
-use super::labels::Labels;
 use super::{Source, condition, lower, notes, scope};
 
 /// The stack on which files are read: Cedar's parser and validator recurse, and a thread's usual

@@ -19,12 +19,12 @@ use std::fmt::Write as _;
 use agent_ebpf::{Action, Decision, Reason};
 use serde::Serialize;
 
-use super::{Policies, PolicyError};
 use super::atoms::Atoms;
 use super::explain::{Judge, JudgeError};
 use super::formula::AgentTest;
 use super::model::Target;
 use super::rule::{Agent, AgentName};
+use super::{Policies, PolicyError};
 use named::Names;
 use peers::Peers;
 use places::Places;

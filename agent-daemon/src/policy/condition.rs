@@ -371,7 +371,13 @@ impl Reader<'_> {
         self.unknown_attribute(node, name)
     }
 
-    fn is(&mut self, node: &Node<'_>, of: &Node<'_>, name: &str, within: Option<&Node<'_>>) -> Found {
+    fn is(
+        &mut self,
+        node: &Node<'_>,
+        of: &Node<'_>,
+        name: &str,
+        within: Option<&Node<'_>>,
+    ) -> Found {
         let found = if is(of, "principal") && name == "Agent" {
             Expr::Const(true)
         } else if is(of, "resource")
@@ -612,8 +618,7 @@ impl Reader<'_> {
     }
 
     fn unknown_attribute<T>(&self, node: &Node<'_>, name: &str) -> Result<T, Box<Diagnostic>> {
-        let list =
-            "a Peer has `ip`, `port` and `protocol`; a File, Dir, Program or UnixSocket has `path` and `labels`";
+        let list = "a Peer has `ip`, `port` and `protocol`; a File, Dir, Program or UnixSocket has `path` and `labels`";
         let (message, help) = match name {
             "host" => (
                 "host names cannot be kept in the kernel yet".to_owned(),

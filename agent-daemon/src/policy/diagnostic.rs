@@ -216,14 +216,6 @@ impl<'a> Text<'a> {
         (line, self.chars(start..at) + 1)
     }
 
-    /// The byte at a line and column, in characters, both from 1.
-    pub(super) fn of_position(&self, line: usize, column: usize) -> usize {
-        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
-        let on_line = self.slice(start..self.source.text.len()).char_indices();
-        let at = on_line.take(column).last().map_or(0, |(at, _)| at);
-        start + at
-    }
-
     /// The byte at a line and column as `serde_json` counts them: bytes, and those read so far.
     pub(super) fn byte(&self, line: usize, column: usize) -> usize {
         let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);

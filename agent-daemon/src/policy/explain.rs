@@ -400,8 +400,11 @@ impl Explanation {
         for held in &self.labels {
             let through: Vec<&str> = held.through.iter().map(String::as_str).collect();
             let (by, place) = (&held.by, &held.place);
-            let _ =
-                writeln!(text, "  it is in the label {}, given to {by} ({place})", through.join(" in "));
+            let _ = writeln!(
+                text,
+                "  it is in the label {}, given to {by} ({place})",
+                through.join(" in ")
+            );
         }
         if self.reason == Reason::NoPermit.name() {
             let _ = match self.nearest.as_slice() {

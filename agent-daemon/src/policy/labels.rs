@@ -48,8 +48,9 @@ struct Given {
     label: String,
     /// The entity, as policies write it.
     by: String,
-    /// Where it is written.
+    /// Where it is written: for people, and the number of the file with the bytes in it.
     place: String,
+    at: (usize, Range<usize>),
 }
 
 /// The labels of places.
@@ -135,7 +136,11 @@ impl Labels {
     }
 
     /// Remarks on labels of which nobody speaks, when these are those of which policies do.
-    pub(super) fn unspoken(&self, texts: &[Text<'_>], spoken: &BTreeSet<String>) -> Vec<Diagnostic> {
+    pub(super) fn unspoken(
+        &self,
+        texts: &[Text<'_>],
+        spoken: &BTreeSet<String>,
+    ) -> Vec<Diagnostic> {
         let mut heard: HashSet<&str> = HashSet::new();
         let mut left: Vec<&str> = spoken.iter().map(String::as_str).collect();
         while let Some(label) = left.pop() {
@@ -156,7 +161,7 @@ impl Labels {
                 None => "write it in a policy, or leave it out".to_owned(),
             };
             let message = format!("no policy speaks of the label `{label}`");
-            let (_, _, mut found) = at_place(texts, &given.place, message, &help);
+            let (_, _, mut found) = at(texts, given, message, &help);
             found.severity = Severity::Warning;
             Some(found)
         };
@@ -350,13 +355,13 @@ impl Reader<'_> {
             return;
         }
         for entity in entities {
-            if let Err(problem) = self.entity(text, entity) {
+            if let Err(problem) = self.entity(index, text, entity) {
                 self.problems.push((index, entity.range().start, *problem));
             }
         }
     }
 
-    fn entity(&mut self, text: &Text<'_>, words: Words<'_>) -> Read<()> {
+    fn entity(&mut self, index: usize, text: &Text<'_>, words: Words<'_>) -> Read<()> {
         let refuse = |at: Words<'_>, message: String, help: &str| {
             Err(Box::new(text.error(at.range(), message, help)))
         };
@@ -405,8 +410,9 @@ impl Reader<'_> {
                 return refuse(at, "a label without a name".to_owned(), "write its name");
             }
             if own.iter().all(|known| known.label != label) {
-                let place = text.place(parent.range().start);
-                own.push(Given { label, by: by.clone(), place });
+                let range = parent.range();
+                let place = text.place(range.start);
+                own.push(Given { label, by: by.clone(), place, at: (index, range) });
             }
         }
         let labels: BTreeSet<String> = own.iter().map(|given| given.label.clone()).collect();
@@ -459,9 +465,10 @@ impl Reader<'_> {
                     let from = way.iter().position(|(label, _)| *label == above).unwrap_or(0);
                     let circle = way.iter().skip(from).map(|(label, _)| *label);
                     let circle: Vec<&str> = circle.chain([above]).collect();
-                    let message = format!("the label `{above}` is in itself: {}", circle.join(" in "));
+                    let message =
+                        format!("the label `{above}` is in itself: {}", circle.join(" in "));
                     let help = "leave one of these parents out";
-                    self.problems.push(at_place(texts, &parent.place, message, help));
+                    self.problems.push(at(texts, parent, message, help));
                     // One is told at a time: others may be the same circle.
                     return;
                 }
@@ -475,19 +482,13 @@ impl Reader<'_> {
     }
 }
 
-/// A problem at a place that is known by its name.
-fn at_place(texts: &[Text<'_>], place: &str, message: String, help: &str) -> Found {
-    let mut parts = place.rsplitn(3, ':');
-    let (column, line, file) = (parts.next(), parts.next(), parts.next());
-    let number = |part: Option<&str>| part.and_then(|part| part.parse().ok()).unwrap_or(1);
-    let (line, column): (usize, usize) = (number(line), number(column));
-    let at = texts.iter().position(|text| Some(text.source.name.as_str()) == file);
-    match at.and_then(|at| texts.get(at).map(|text| (at, text))) {
-        Some((index, text)) => {
-            let start = text.of_position(line, column);
-            (index, start, text.error(start..start + 1, message, help))
-        }
-        None => (0, 0, Diagnostic::of_file(place, message, help)),
+/// A problem where a label is given.
+fn at(texts: &[Text<'_>], given: &Given, message: String, help: &str) -> Found {
+    let (index, range) = given.at.clone();
+    let start = range.start;
+    match texts.get(index) {
+        Some(text) => (index, start, text.error(range, message, help)),
+        None => (index, start, Diagnostic::of_file(&given.place, message, help)),
     }
 }
 

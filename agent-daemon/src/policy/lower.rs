@@ -258,7 +258,8 @@ fn forbid(
             Atom::Object(path) if path.starts_with(b"/") => add(path, false),
             Atom::Beneath(folder) if folder.is_empty() => add(b"/", true),
             Atom::Labelled(label, objects) => {
-                for (path, beneath) in label.places(*objects).filter(|(path, _)| path.starts_with('/'))
+                for (path, beneath) in
+                    label.places(*objects).filter(|(path, _)| path.starts_with('/'))
                 {
                     if path != "/" {
                         add(path.as_bytes(), false);

@@ -502,7 +502,9 @@ fn a_ceiling_is_never_narrower_than_the_policy() {
 /// those that are not.
 #[test]
 fn bounds_are_tried_for_the_agents_that_policies_name() {
-    for who in ["principal == Agent::\"coder\"", "principal in AgentGroup::\"builders\"", "principal"] {
+    for who in
+        ["principal == Agent::\"coder\"", "principal in AgentGroup::\"builders\"", "principal"]
+    {
         let fine = format!("permit({who}, action == Action::\"read\", resource is File);\n");
         assert!(bounds(&taken(&fine)).unwrap() >= 1);
         // Each pattern doubles the states.

@@ -163,14 +163,15 @@ fn a_label_of_which_no_policy_speaks_is_remarked() {
     let text = "forbid(principal, action, resource in Label::\"secret\");";
     // `keys` is in `secret`, so it is spoken of.
     assert_eq!(remarks(text, ETC), [] as [&str; 0]);
-    let labels = format!("[{},\n {}]", entity("Dir", "/a", "secret"), entity("Dir", "/b", "secrte"));
+    let labels =
+        format!("[{},\n {}]", entity("Dir", "/a", "secret"), entity("Dir", "/b", "secrte"));
     assert_eq!(
         remarks(text, &labels),
         ["warning: no policy speaks of the label `secrte`
  --> /etc/ambit/places.entities.json:2:64
   |
 2 |  {\"uid\": {\"type\": \"Dir\", \"id\": \"/b\"}, \"attrs\": {}, \"parents\": [{\"type\": \"Label\", \"id\": \"secrte\"}]}]
-  |                                                                ^
+  |                                                                ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
   = help: did you mean `secret`?"]
     );
 }
@@ -467,9 +468,8 @@ fn an_explanation_says_through_which_label() {
 fn a_label_that_moves_is_a_change_of_policy() {
     let text = "@id(\"all\") permit(principal, action == Action::\"read\", resource in Dir::\"/srv\");\n\
         @id(\"shut\") forbid(principal, action, resource in Label::\"secret\");";
-    let of = |path: &str| {
-        check_with(text, &format!("[{}]", entity("Dir", path, "secret"))).unwrap()
-    };
+    let of =
+        |path: &str| check_with(text, &format!("[{}]", entity("Dir", path, "secret"))).unwrap();
     let changes = compare(&of("/srv/a"), &of("/srv/b"), None).unwrap();
     assert_eq!(
         compare::text(&changes),
@@ -493,7 +493,10 @@ fn files_of_entities_are_found_by_their_names() {
     let sources = read_folder(&folder).unwrap();
     assert_eq!(sources.iter().map(Source::is_entities).collect::<Vec<_>>(), [false, true]);
     let policies = Policies::check(&sources).unwrap();
-    assert_eq!(says(&policies.lower(&coder(), &[]).unwrap(), Action::Read, &file("/etc/shadow")), "+p");
+    assert_eq!(
+        says(&policies.lower(&coder(), &[]).unwrap(), Action::Read, &file("/etc/shadow")),
+        "+p"
+    );
     // Entities alone are no policy.
     let single = read_source(&folder.join("places.entities.json")).unwrap();
     let error = Policies::check(std::slice::from_ref(&single)).unwrap_err().to_string();
