@@ -158,7 +158,7 @@ impl Default for EventsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
-    /// Folder of `*.cedar` files for the agents of this file.
+    /// Folder of `*.cedar` and `*.entities.json` files for the agents of this file.
     pub folder: PathBuf,
 }
 

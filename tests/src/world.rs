@@ -154,7 +154,16 @@ impl World {
 
     /// Writes a policy into the daemon's policy folder.
     pub fn policy(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = Path::new(POLICIES).join(format!("{name}.cedar"));
+        Self::put(&format!("{name}.cedar"), text)
+    }
+
+    /// Writes a file of entities into the daemon's policy folder.
+    pub fn entities(&self, name: &str, text: &str) -> Result<PathBuf> {
+        Self::put(&format!("{name}.entities.json"), text)
+    }
+
+    fn put(name: &str, text: &str) -> Result<PathBuf> {
+        let path = Path::new(POLICIES).join(name);
         // As an editor does it: never a moment with half a policy.
         let temporary = Path::new("/etc/ambit").join(format!(".{name}.new"));
         fs::write(&temporary, text)?;

@@ -14,7 +14,7 @@ use super::{names::KnownNames, objects::View};
 use crate::{
     events::{AgentInfo, Names},
     kernel::{fanotify::Root, tables::Objects},
-    policy::{Attempt, Attributes, HashedTables, Lowered, Notes},
+    policy::{self, Attempt, Attributes, HashedTables, Lowered, Notes},
 };
 
 /// Where an agent's policy comes from.
@@ -27,6 +27,9 @@ pub enum Source {
         name: String,
         /// Its text.
         text: String,
+        /// What was given with it: more policies, and files of entities.
+        #[serde(default)]
+        more: Vec<policy::Source>,
     },
     /// The policy folder; follows reloads.
     Folder,

@@ -12,13 +12,13 @@ use agent_ebpf::{Facet, GUARD_CHILDREN, GUARD_SELF};
 
 use crate::{config::Config, kernel::host, policy::Protected};
 
-/// The places that an agent may not touch: `file` is the configuration's, `events` and `policy` are an
+/// The places that an agent may not touch: `file` is the configuration's, `events` and `policies` are an
 /// agent's own files, where it has any.
 pub fn protected(
     config: &Config,
     file: Option<&Path>,
     events: Option<&Path>,
-    policy: Option<&Path>,
+    policies: &[&Path],
 ) -> Vec<Protected> {
     const BINARY: &[Facet] = &[Facet::WriteFile, Facet::ExecProgram];
     let whole =
@@ -44,7 +44,7 @@ pub fn protected(
             paths.push(whole(Path::new(&name)));
         }
     }
-    paths.extend(policy.map(whole));
+    paths.extend(policies.iter().copied().map(whole));
     // The name that was given and what it leads to.
     let meant: Vec<Protected> = paths
         .iter()

@@ -111,9 +111,9 @@ struct RunArguments {
     /// The agent's name in policies and events: letters, digits, `.`, `_`, `-`, at most 63
     #[arg(long, value_name = "NAME")]
     agent: String,
-    /// Its Cedar policy, read once
-    #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    /// Its Cedar policy, read once; may be repeated, also for files of entities (`*.entities.json`)
+    #[arg(long = "policy", value_name = "FILE", required = true)]
+    policies: Vec<PathBuf>,
     /// Write its events to this file [default: the configuration's]
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
@@ -223,13 +223,20 @@ fn connect(config: &Config) -> Result<Client> {
 fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result<ExitCode> {
     host::require_root("ambit run")?;
     let name = AgentName::parse(&arguments.agent)?;
-    let mut source = policy::read_source(&arguments.policy)?;
-    let policies = Policies::check(std::slice::from_ref(&source))?;
+    let mut sources = Vec::new();
+    for file in &arguments.policies {
+        sources.push(policy::read_source(file)?);
+    }
+    let policies = Policies::check(&sources)?;
     let absolute = |path: &Path| {
         std::path::absolute(path).with_context(|| format!("cannot resolve {}", path.display()))
     };
-    let policy = absolute(&arguments.policy)?;
-    source.name = policy.display().to_string();
+    for (source, file) in sources.iter_mut().zip(&arguments.policies) {
+        source.name = absolute(file)?.display().to_string();
+    }
+    // One of them is a policy: else they would have been refused.
+    sources.sort_by_key(policy::Source::is_entities);
+    let source = sources.remove(0);
     let events = arguments.events.as_deref().map(absolute).transpose()?;
     let subject = Agent::named(name.clone());
     let launch = |procs: Vec<PathBuf>, instance: &str, ceiling: bool| Launch {
@@ -249,8 +256,9 @@ fn run(config: &Config, named: Option<&Path>, arguments: RunArguments) -> Result
 
     let request = Request::Run(RunRequest {
         name: name.to_string(),
-        policy,
+        policy: source.name.into(),
         text: source.text,
+        more: sources,
         audit: arguments.audit,
         events,
         pids_max: arguments.pids_max,

@@ -9,6 +9,7 @@ use agent_ebpf::{family, protocol};
 use cedar_policy::PolicySet;
 use serde_json::Value;
 
+use super::labels::Labels;
 use super::model::protocol_name;
 use super::peers::Net;
 
@@ -33,13 +34,15 @@ pub(super) struct Atoms {
     pub(super) patterns: BTreeSet<Pattern>,
     /// What is asked of agents besides who they are and their groups.
     pub(super) of_agents: BTreeSet<String>,
-    /// What is asked for and is none of the above, such as `resource.label`.
+    /// Whether they ask for labels: all places that have one are then among the above.
+    labels: bool,
+    /// What is asked for and is none of the above, such as `context.task`.
     pub(super) others: BTreeSet<String>,
 }
 
 impl Atoms {
     /// The names in these policies.
-    pub(super) fn of(policies: &PolicySet) -> Self {
+    pub(super) fn of(policies: &PolicySet, labels: &Labels) -> Self {
         let mut found = Self::default();
         for policy in policies.policies() {
             match policy.to_json() {
@@ -51,6 +54,13 @@ impl Atoms {
                 Err(error) => {
                     found.others.insert(format!("policy {}: {error}", policy.id()));
                 }
+            }
+        }
+        if found.labels {
+            for name in labels.places() {
+                let of =
+                    if name.starts_with('@') { &mut found.abstracts } else { &mut found.places };
+                of.insert(name.to_owned());
             }
         }
         found
@@ -105,6 +115,7 @@ impl Atoms {
             "AgentGroup" => self.groups.insert(id.to_owned()),
             "UnixSocket" if id.starts_with('@') => self.abstracts.insert(id.to_owned()),
             "Dir" | "File" | "Program" | "UnixSocket" => self.places.insert(id.to_owned()),
+            "Label" => std::mem::replace(&mut self.labels, true),
             // Of these every one there is is looked at.
             "Action" | "Peer" | "Privilege" | "SocketFamily" => false,
             other => self.others.insert(format!("{other}::\"{id}\"")),
@@ -213,6 +224,7 @@ impl Atoms {
         match (of, name) {
             (Some("resource"), Some("ip" | "port" | "protocol" | "path")) => {}
             (Some("resource"), Some("host")) => drop(self.host_ends.insert(String::new())),
+            (Some("resource"), Some("labels")) => self.labels = true,
             (Some("principal"), Some(name)) => {
                 self.of_agents.insert(format!("principal.{name}"));
             }

@@ -67,6 +67,14 @@ fn above(formula: &Formula, kind: Type, atoms: &Atoms) -> BTreeSet<PathBuf> {
             Some(Atom::Object(place)) if kind == Type::Dir => one(path(place)),
             Some(Atom::Object(place)) => one(path(place).parent().unwrap_or(root)),
             Some(Atom::Beneath(folder)) if !folder.is_empty() => one(path(folder)),
+            Some(Atom::Labelled(label, objects)) => {
+                let places = label.places(*objects).filter(|(place, _)| place.starts_with('/'));
+                let folder = |(place, is_dir): (&str, bool)| {
+                    let place = Path::new(place);
+                    if is_dir { place } else { place.parent().unwrap_or(root) }.to_path_buf()
+                };
+                places.map(folder).collect()
+            }
             Some(Atom::Prefix(bytes)) => one(path(whole_components(bytes))),
             Some(Atom::Like(pattern)) => one(path(whole_components(pattern.beginning()))),
             Some(

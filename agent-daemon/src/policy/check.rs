@@ -1,7 +1,7 @@
 //! Taking policy files: Cedar's parser, then what can be kept, then Cedar's validator, and every
 //! problem of every file in one answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -12,6 +12,8 @@ use cedar_policy::{
 use miette::Diagnostic as _;
 
 use super::diagnostic::{Diagnostic, PolicyError, Severity, Text};
+use super::formula::Test;
+use super::labels::Labels;
 use super::parse::{self, Found, foreign};
 use super::peers::Net;
 use super::rule::{Effect, Rule, RuleInfo};
@@ -57,6 +59,9 @@ pub(super) struct Checked {
     pub(super) warnings: HashMap<String, Vec<Diagnostic>>,
     /// Each rule's text.
     pub(super) texts: Vec<String>,
+    pub(super) labels: Labels,
+    /// What was remarked of no policy.
+    pub(super) remarks: Vec<Diagnostic>,
 }
 
 /// A policy that is taken so far, and where it stands.
@@ -83,7 +88,8 @@ pub(super) fn check(sources: &[Source]) -> Result<Checked, PolicyError> {
             .spawn_scoped(scope, || {
                 let many = |source: &Source| source.text.bytes().filter(|one| *one == b';').count();
                 // Whatever is remarked is remarked on each.
-                let alike = sources.iter().map(many).sum::<usize>() >= MANY;
+                let policies = sources.iter().filter(|source| !source.is_entities());
+                let alike = policies.map(many).sum::<usize>() >= MANY;
                 let read_alike = alike.then(|| read(sources, true).ok()).flatten();
                 match read_alike.filter(|checked| checked.warnings.is_empty()) {
                     Some(checked) => Ok(checked),
@@ -102,7 +108,8 @@ pub(super) fn read(sources: &[Source], alike: bool) -> Result<Checked, PolicyErr
     let mut problems: Vec<(usize, usize, Diagnostic)> = Vec::new();
     let mut taken: Vec<Taken> = Vec::new();
     let mut ids = Ids::default();
-    for (index, text) in texts.iter().enumerate() {
+    let labels = Labels::read(&texts, &mut problems);
+    for (index, text) in texts.iter().enumerate().filter(|(_, text)| !text.source.is_entities()) {
         if text.source.text.starts_with('\u{feff}') {
             let help = "save the file as UTF-8 without a byte order mark";
             let found = text.error(0..1, "the file begins with a byte order mark", help);
@@ -154,7 +161,7 @@ pub(super) fn read(sources: &[Source], alike: bool) -> Result<Checked, PolicyErr
                 continue;
             };
             let (start, offset) = (range.start, parsed.as_ref().map_or(0, |found| found.offset));
-            match parsed.and_then(|found| one(text, words, &found, &mut ids)) {
+            match parsed.and_then(|found| one(text, words, &found, &labels, &mut ids)) {
                 Ok((rule, policy, warnings)) => {
                     let policy = first.then_some(policy);
                     taken.push(Taken { rule, policy, source: index, range, offset, warnings })
@@ -163,7 +170,7 @@ pub(super) fn read(sources: &[Source], alike: bool) -> Result<Checked, PolicyErr
             }
         }
     }
-    if sources.is_empty() {
+    if sources.iter().all(Source::is_entities) {
         problems.push((0, 0, no_policy("policy")));
     }
     let mut cedar = PolicySet::new();
@@ -190,7 +197,16 @@ pub(super) fn read(sources: &[Source], alike: bool) -> Result<Checked, PolicyErr
             written.push(text.unwrap_or_default().to_owned());
             rules.push(one.rule);
         }
-        return Ok(Checked { rules, warnings, texts: written });
+        let mut spoken = BTreeSet::new();
+        for rule in &rules {
+            rule.each_test(&mut |test| {
+                if let Test::Labelled(label) = test {
+                    spoken.insert(label.label.clone());
+                }
+            });
+        }
+        let remarks = labels.unspoken(&texts, &spoken);
+        return Ok(Checked { rules, warnings, texts: written, labels, remarks });
     }
     for one in taken {
         let found = one.warnings.into_iter();
@@ -283,6 +299,7 @@ fn one(
     text: &Text<'_>,
     words: Words<'_>,
     Found { policy, .. }: &Found,
+    labels: &Labels,
     ids: &mut Ids,
 ) -> Result<(Rule, Policy, Problems), Problems> {
     let range = words.range();
@@ -298,11 +315,11 @@ fn one(
     let id = ids
         .name(text, &annotations, &shape, range.start)
         .map_err(|problem| problems.push(*problem));
-    let head = scope::head(text, policy, &shape).map_err(|found| problems.extend(found));
+    let head = scope::head(text, policy, &shape, labels).map_err(|found| problems.extend(found));
     let mut head = head.ok();
     let mut warnings =
         head.as_mut().map(|head| std::mem::take(&mut head.warnings)).unwrap_or_default();
-    let condition = condition::conditions(text, &shape, head.as_ref(), &mut warnings)
+    let condition = condition::conditions(text, &shape, head.as_ref(), labels, &mut warnings)
         .map_err(|found| problems.extend(found));
     if let Err(found) = notes::check(text, &annotations, &shape, &mut warnings) {
         problems.extend(found);
@@ -331,7 +348,12 @@ fn one(
         numbered: head.numbered,
         condition,
     };
-    if lower::never(&rule) {
+    let mut unlabelled = false;
+    rule.each_test(&mut |test| {
+        unlabelled |= matches!(test, Test::Labelled(label) if label.is_empty());
+    });
+    // Of a label that nothing has it is said already.
+    if lower::never(&rule) && !unlabelled {
         let range = match (shape.clauses.first(), shape.clauses.last()) {
             (Some((first, _)), Some((_, last))) => first.range().start..last.range().end,
             _ => range,
@@ -453,7 +475,7 @@ fn validate(
                 said.message = format!("`{asked}` is asked of what has no such attribute too");
                 said.help = Some(format!(
                     "only a Peer has `ip`, `port` and `protocol`, and only a File, Dir, Program or \
-                     UnixSocket has `path`:\nwrite `resource is Peer` in the head, or `resource has port && …` \
+                     UnixSocket has `path` and `labels`:\nwrite `resource is Peer` in the head, or `resource has port && …` \
                      before `{asked}`"
                 ));
             }

@@ -19,11 +19,12 @@ use std::fmt::Write as _;
 use agent_ebpf::{Action, Decision, Reason};
 use serde::Serialize;
 
-use super::Policies;
 use super::atoms::Atoms;
 use super::explain::{Judge, JudgeError};
+use super::formula::AgentTest;
 use super::model::Target;
 use super::rule::{Agent, AgentName};
+use super::{Policies, PolicyError};
 use named::Names;
 use peers::Peers;
 use places::Places;
@@ -115,7 +116,7 @@ pub fn compare(
     new: &Policies,
     only: Option<&Agent>,
 ) -> Result<Vec<Changes>, CompareError> {
-    let atoms = |policies: &Policies| policies.cedar().map(|set| Atoms::of(&set));
+    let atoms = |policies: &Policies| policies.cedar().map(|set| Atoms::of(&set, &policies.labels));
     let atoms = atoms(old)
         .and_then(|old| atoms(new).map(|new| old.and(new)))
         .map_err(CompareError::Policies)?;
@@ -156,6 +157,45 @@ pub fn compare(
         changes,
     };
     Ok(found.into_iter().map(named).collect())
+}
+
+/// The most rules that are looked at to find whether agents' tables have room.
+const LOOKS_MAX: usize = 20_000_000;
+
+/// Lowers policies for the agents that they can tell from others by name and groups, as long as rules times
+/// agents stay within a bound, and says how many agents were tried. What else policies ask of agents is
+/// taken to be unknown; where they name too many groups, an agent is tried in none and in all of them.
+///
+/// # Errors
+/// An agent's tables have no room for the policies, with the place of one of them.
+pub fn bounds(policies: &Policies) -> Result<usize, PolicyError> {
+    let mut atoms = Atoms::default();
+    for question in policies.questions.iter() {
+        match question {
+            AgentTest::Is(name) => drop(atoms.agents.insert(name.clone())),
+            AgentTest::In(group) => drop(atoms.groups.insert(group.clone())),
+            AgentTest::Has(_) | AgentTest::Attribute(..) | AgentTest::Label(_) => {}
+        }
+    }
+    let subjects = subjects(&atoms, None).or_else(|_| {
+        let groups = std::mem::take(&mut atoms.groups);
+        let mut found = subjects(&atoms, None)?;
+        let every: Vec<String> = groups.into_iter().collect();
+        let more: Vec<Agent> = found.iter().map(|one| one.subject.clone()).collect();
+        found.extend(more.into_iter().map(|one| Named {
+            subject: Agent { groups: every.clone(), ..one },
+            other: false,
+            alone: true,
+        }));
+        Ok::<_, CompareError>(found)
+    });
+    let most = (LOOKS_MAX / policies.rules.len().max(1)).max(1);
+    // Kept, so that agents for whom the same is left are lowered once.
+    let mut known = Vec::new();
+    for one in subjects.unwrap_or_default().into_iter().take(most) {
+        known.push(policies.lower(&one.subject, &[])?);
+    }
+    Ok(known.len())
 }
 
 /// The comparison for people, one line for each change.

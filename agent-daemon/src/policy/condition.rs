@@ -8,6 +8,7 @@ use super::diagnostic::{Diagnostic, Text, nearest};
 use super::expression::{Form, Node, parse};
 use super::formula::{AgentTest, Expr, Protocols, Test, Text as Asked};
 use super::hosts::{is_lawful_end, lawful};
+use super::labels::Labels;
 use super::model::protocol_name;
 use super::pattern::{Pattern, Simple};
 use super::peers::Net;
@@ -22,10 +23,11 @@ const FORMS: &str = "a condition is made of these, joined by `&&`, `||` and `!`:
     resource.protocol == \"tcp\"\n\
     resource has host && resource.host == \"api.example.com\", … && resource.host like \"*.example.com\"\n\
     resource.path like \"*.pem\", resource in Dir::\"/srv\", resource == File::\"/srv/x\", resource is Peer\n\
+    resource in Label::\"secret\", resource.labels.contains(\"secret\")\n\
     principal in AgentGroup::\"builders\", principal.name like \"ci-*\", action == Action::\"read\"";
 
 /// The attributes of resources, and what has them.
-const ATTRIBUTES: [&str; 5] = ["ip", "port", "protocol", "host", "path"];
+const ATTRIBUTES: [&str; 6] = ["ip", "port", "protocol", "host", "path", "labels"];
 /// The attributes of agents.
 const OF_AGENTS: [&str; 5] = ["name", "namespace", "model", "operator", "labels"];
 
@@ -39,12 +41,13 @@ pub(super) fn conditions(
     text: &Text<'_>,
     shape: &Shape<'_>,
     head: Option<&Head>,
+    labels: &Labels,
     warnings: &mut Vec<Diagnostic>,
 ) -> Result<Expr, Vec<Diagnostic>> {
     let mut problems = Vec::new();
     let mut all = Vec::new();
     let connects = head.is_some_and(|head| head.peers == [PeerFacet::Connect]);
-    let mut reader = Reader { text, connects, problems: &mut problems, warnings };
+    let mut reader = Reader { text, connects, labels, problems: &mut problems, warnings };
     for (keyword, words) in &shape.clauses {
         let Some(node) = parse(*words) else {
             let found = text.error(words.range(), "this condition is not understood", FORMS);
@@ -61,6 +64,7 @@ struct Reader<'a> {
     text: &'a Text<'a>,
     /// The policy is about destinations, of all that has an address.
     connects: bool,
+    labels: &'a Labels,
     problems: &'a mut Vec<Diagnostic>,
     warnings: &'a mut Vec<Diagnostic>,
 }
@@ -141,6 +145,9 @@ impl Reader<'_> {
                     format!("write `principal in AgentGroup::\"{}\"`", id.escape_debug()),
                 ),
             (Form::Variable("resource"), Form::Entity(kind, id)) => self.place(literal, kind, id),
+            (Form::Attribute(of, name), _) if is(of, "resource") && name == "labels" => {
+                self.labels(node, "resource")
+            }
             (Form::Attribute(of, name), _) if is(of, "resource") => {
                 self.attribute_equals(asked, name, literal)
             }
@@ -155,18 +162,18 @@ impl Reader<'_> {
                         format!("`{name}` is compared with a string"),
                         format!("write `principal.{name} == \"…\"`"),
                     ),
-                    (None, _) => self.labels(node),
+                    (None, _) => self.labels(node, "principal"),
                 }
             }
             _ => self.cannot(node),
         }
     }
 
-    fn labels<T>(&self, node: &Node<'_>) -> Result<T, Box<Diagnostic>> {
+    fn labels<T>(&self, node: &Node<'_>, of: &str) -> Result<T, Box<Diagnostic>> {
         self.refuse(
             node.words.range(),
             "`labels` is a set, which cannot be compared as a whole",
-            "write `principal.labels.contains(\"…\")`",
+            format!("write `{of}.labels.contains(\"…\")`"),
         )
     }
 
@@ -323,7 +330,7 @@ impl Reader<'_> {
         if is(of, "principal") {
             return match self.of_agent(left, name)? {
                 Some(attribute) => Ok(agent(AgentTest::Attribute(attribute, Asked::Like(pattern)))),
-                None => self.labels(node),
+                None => self.labels(node, "principal"),
             };
         }
         if !is(of, "resource") {
@@ -345,6 +352,7 @@ impl Reader<'_> {
                 let fits = |number| pattern.matches(protocol_name(number).as_bytes());
                 Ok(Expr::Test(Test::Protocol(Protocols::of(fits))))
             }
+            "labels" => self.labels(node, "resource"),
             name if ATTRIBUTES.contains(&name) => self.refuse(
                 node.words.range(),
                 format!("`{name}` is no text"),
@@ -403,7 +411,7 @@ impl Reader<'_> {
             return Ok(Expr::Test(Test::HasHost));
         }
         let with = |kind: &Type| match name {
-            "path" => kind.is_place(),
+            "path" | "labels" => kind.is_place(),
             _ => *kind == Type::Peer,
         };
         if ATTRIBUTES.contains(&name) {
@@ -412,7 +420,13 @@ impl Reader<'_> {
         self.unknown_attribute(node, name)
     }
 
-    fn is(&self, node: &Node<'_>, of: &Node<'_>, name: &str, within: Option<&Node<'_>>) -> Found {
+    fn is(
+        &mut self,
+        node: &Node<'_>,
+        of: &Node<'_>,
+        name: &str,
+        within: Option<&Node<'_>>,
+    ) -> Found {
         let found = if is(of, "principal") && name == "Agent" {
             Expr::Const(true)
         } else if is(of, "resource")
@@ -436,11 +450,26 @@ impl Reader<'_> {
         }
     }
 
-    fn within(&self, node: &Node<'_>, left: &Node<'_>, right: &Node<'_>) -> Found {
+    fn within(&mut self, node: &Node<'_>, left: &Node<'_>, right: &Node<'_>) -> Found {
         let each: &[Node<'_>] = match &right.kind {
             Form::Set(each) => each,
             _ => std::slice::from_ref(right),
         };
+        let of = |kind: &str| {
+            each.iter().find_map(|one| match &one.kind {
+                Form::Entity(of, id) if of == kind => {
+                    Some(format!("resource in {of}::\"{}\"", id.escape_debug()))
+                }
+                _ => None,
+            })
+        };
+        if let (Some(dir), Some(label)) = (of("Dir"), of("Label")) {
+            return self.refuse(
+                right.words.range(),
+                "a list has entities of one type",
+                format!("join them: `{dir} || {label}`"),
+            );
+        }
         let mut found = Vec::new();
         for one in each {
             let Form::Entity(kind, id) = &one.kind else {
@@ -459,6 +488,10 @@ impl Reader<'_> {
                         let folder = path(self.text, id, "Dir", true, range)?;
                         Expr::Test(Test::Within(folder))
                     }
+                    "Label" => {
+                        let (text, range) = (self.text, id_range(one));
+                        Expr::Test(self.labels.test(text, id, range, self.warnings)?)
+                    }
                     "File" | "Program" => {
                         let id = id.escape_debug();
                         return self.refuse(
@@ -470,7 +503,7 @@ impl Reader<'_> {
                             ),
                         );
                     }
-                    _ => return self.wrong_kind(one, kind, &["Dir"]),
+                    _ => return self.wrong_kind(one, kind, &["Dir", "Label"]),
                 },
                 _ => return self.cannot(node),
             });
@@ -517,8 +550,9 @@ impl Reader<'_> {
                 Ok(Expr::Any(found))
             }
             (Form::Attribute(on, attribute), "contains" | "containsAll" | "containsAny")
-                if is(on, "principal") && attribute == "labels" =>
+                if attribute == "labels" && (is(on, "principal") || is(on, "resource")) =>
             {
+                let of_agent = is(on, "principal");
                 let labels: &[Node<'_>] = match (name, arguments) {
                     ("contains", labels) => labels,
                     (_, [Node { kind: Form::Set(labels), .. }]) => labels,
@@ -526,14 +560,17 @@ impl Reader<'_> {
                 };
                 let mut found = Vec::new();
                 for label in labels {
-                    let Form::Text(text) = &label.kind else {
-                        return self.refuse(
-                            label.words.range(),
-                            "a label is a string",
-                            "write `principal.labels.contains(\"…\")`",
-                        );
+                    let range = label.words.range();
+                    let Form::Text(name) = &label.kind else {
+                        let of = if of_agent { "principal" } else { "resource" };
+                        let help = format!("write `{of}.labels.contains(\"…\")`");
+                        return self.refuse(range, "a label is a string", help);
                     };
-                    found.push(agent(AgentTest::Label(text.clone())));
+                    found.push(if of_agent {
+                        agent(AgentTest::Label(name.clone()))
+                    } else {
+                        Expr::Test(self.labels.test(self.text, name, range, self.warnings)?)
+                    });
                 }
                 Ok(if name == "containsAll" { Expr::All(found) } else { Expr::Any(found) })
             }
@@ -582,6 +619,11 @@ impl Reader<'_> {
                 let checked = name(self.text, one, id, id_range(literal));
                 Ok(Expr::Test(Test::Same(one, checked?)))
             }
+            None if kind == "Label" => self.refuse(
+                literal.words.range(),
+                "a label is no resource, so this never matches",
+                format!("write `resource in Label::\"{}\"`", id.escape_debug()),
+            ),
             Some(_) => self.refuse(
                 literal.words.range(),
                 "a peer has no name",
@@ -625,12 +667,8 @@ impl Reader<'_> {
     }
 
     fn unknown_attribute<T>(&self, node: &Node<'_>, name: &str) -> Result<T, Box<Diagnostic>> {
-        let list = "a Peer has `ip`, `port`, `protocol` and perhaps `host`; a File, Dir, Program or UnixSocket has `path`";
+        let list = "a Peer has `ip`, `port`, `protocol` and perhaps `host`; a File, Dir, Program or UnixSocket has `path` and `labels`";
         let (message, help) = match name {
-            "label" | "labels" => (
-                "files have no labels yet".to_owned(),
-                "name the folder or the form of the path: `resource in Dir::\"…\"`, `resource.path like \"*.pem\"`".to_owned(),
-            ),
             "sha256" | "hash" => (
                 "programs are not told apart by content yet".to_owned(),
                 "name the path: `resource == Program::\"/usr/bin/git\"`".to_owned(),

@@ -216,6 +216,13 @@ impl<'a> Text<'a> {
         (line, self.chars(start..at) + 1)
     }
 
+    /// The byte at a line and column as `serde_json` counts them: bytes, and those read so far.
+    pub(super) fn byte(&self, line: usize, column: usize) -> usize {
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let end = self.source.text.len().saturating_sub(1);
+        self.source.text.floor_char_boundary((start + column.saturating_sub(1)).min(end))
+    }
+
     fn slice(&self, range: Range<usize>) -> &'a str {
         self.source.text.get(range).unwrap_or_default()
     }

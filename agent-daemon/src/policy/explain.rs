@@ -16,6 +16,8 @@ use cedar_policy::{Authorizer, Entities, PolicySet};
 use serde::Serialize;
 
 use super::atoms::{Addresses, Atoms};
+use super::formula::Test;
+use super::labels::Held;
 use super::model::{self, ModelError, Target};
 use super::peers::Net;
 use super::rule::{Agent, AgentName, Effect, Protected, RuleInfo};
@@ -279,6 +281,8 @@ pub struct Explanation {
     pub decided: Vec<RuleInfo>,
     /// Permits that match and are of no use, because something forbids it.
     pub overruled: Vec<RuleInfo>,
+    /// The target's labels of which these policies speak.
+    pub labels: Vec<Held>,
     /// When nothing permits it: what would, and how that differs.
     pub nearest: Vec<Near>,
 }
@@ -335,6 +339,7 @@ pub fn explain(
     } else {
         Vec::new()
     };
+    let labels = labels(policies, action, target, decided.iter().chain(&overruled));
     Ok(Explanation {
         action: action.name(),
         target: describe(target),
@@ -343,8 +348,41 @@ pub fn explain(
         reported,
         decided,
         overruled,
+        labels,
         nearest,
     })
+}
+
+/// The labels of a target of which these policies speak.
+fn labels<'a>(
+    policies: &Policies,
+    action: Action,
+    target: &Target,
+    told: impl Iterator<Item = &'a RuleInfo>,
+) -> Vec<Held> {
+    let (name, is_dir) = match target {
+        Target::File { path, is_dir } => (path.to_str(), *is_dir && action != Action::Exec),
+        Target::UnixSocket(name) => (name.to_str(), false),
+        Target::Peer { .. } | Target::Socket(_) | Target::Privilege(_) => (None, false),
+    };
+    let Some(name) = name else {
+        return Vec::new();
+    };
+    let mut found = policies.labels.of(name, is_dir);
+    if found.is_empty() {
+        return found;
+    }
+    let mut spoken = BTreeSet::new();
+    let told: BTreeSet<&str> = told.map(|rule| rule.id.as_str()).collect();
+    for rule in policies.rules.iter().filter(|rule| told.contains(rule.info.id.as_str())) {
+        rule.each_test(&mut |test| {
+            if let Test::Labelled(label) = test {
+                spoken.insert(label.label.clone());
+            }
+        });
+    }
+    found.retain(|held| spoken.contains(&held.label));
+    found
 }
 
 impl Explanation {
@@ -382,6 +420,15 @@ impl Explanation {
         for rule in &self.overruled {
             let _ = writeln!(text, "  {}: of no use, a forbid beats every permit", shown(rule));
         }
+        for held in &self.labels {
+            let through: Vec<&str> = held.through.iter().map(String::as_str).collect();
+            let (by, place) = (&held.by, &held.place);
+            let _ = writeln!(
+                text,
+                "  it is in the label {}, given to {by} ({place})",
+                through.join(" in ")
+            );
+        }
         if self.reason == Reason::NoPermit.name() {
             let _ = match self.nearest.as_slice() {
                 [] => writeln!(text, "  no permit matches, and none comes near"),
@@ -415,7 +462,11 @@ impl Cedar<'_> {
         target: &Target,
     ) -> Result<(bool, Vec<RuleInfo>), ExplainError> {
         let mut entities = HashMap::new();
-        for entity in model::agent(subject)?.into_iter().chain(model::resource(action, target)?) {
+        let labels = &self.policies.labels;
+        let resource = model::resource(action, target, labels)?;
+        for entity in
+            model::agent(subject)?.into_iter().chain(resource).chain(model::labels(labels)?)
+        {
             entities.insert(entity.uid(), entity);
         }
         let entities = Entities::from_entities(entities.into_values(), None)
@@ -454,7 +505,7 @@ impl Cedar<'_> {
         action: Action,
         target: &Target,
     ) -> Result<Vec<Near>, ExplainError> {
-        let atoms = Atoms::of(permits);
+        let atoms = Atoms::of(permits, &self.policies.labels);
         let subject = &self.judge.subject;
         let mut near: Vec<Near> = Vec::new();
         let mut note = |(_, rules): (bool, Vec<RuleInfo>),
@@ -501,8 +552,12 @@ impl Cedar<'_> {
         let id = cedar_policy::PolicyId::new(&policy.id);
         let constraint = self.set.policy(&id).map(|one| one.resource_constraint());
         let beneath = match constraint {
-            Some(Constraint::In(_) | Constraint::IsIn(..)) => " and beneath",
-            Some(Constraint::Any | Constraint::Is(_) | Constraint::Eq(_)) | None => "",
+            Some(Constraint::In(of) | Constraint::IsIn(_, of))
+                if of.type_name().to_string() == "Dir" =>
+            {
+                " and beneath"
+            }
+            Some(_) | None => "",
         };
         format!("{} of {}{beneath}", action.name(), describe(target))
     }

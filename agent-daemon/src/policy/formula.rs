@@ -2,9 +2,11 @@
 //! type of resource: a formula over atoms that the kernel half can tell.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use agent_ebpf::Action;
 
+use super::labels::Labelled;
 use super::pattern::{Pattern, Simple};
 use super::peers::Net;
 use super::rule::{Agent, Attribute};
@@ -32,6 +34,8 @@ pub(super) enum Test {
     Same(Type, String),
     /// The resource is this folder or lies beneath it.
     Within(String),
+    /// The resource has this label.
+    Labelled(Arc<Labelled>),
     Path(Text),
     Address(Net),
     /// First and last port.
@@ -116,14 +120,23 @@ impl Expr {
 
     /// Calls this with everything that it asks of the agent.
     pub(super) fn each_question(&self, call: &mut impl FnMut(&AgentTest)) {
-        match self {
-            Self::Test(Test::Agent(test)) => call(test),
-            Self::Const(_) | Self::Test(_) => {}
-            Self::Not(of) => of.each_question(call),
-            Self::All(parts) | Self::Any(parts) => {
-                parts.iter().for_each(|part| part.each_question(call));
+        self.each_test(&mut |test| {
+            if let Test::Agent(test) = test {
+                call(test);
             }
-            Self::If(parts) => parts.iter().for_each(|part| part.each_question(call)),
+        });
+    }
+
+    /// Calls this with everything that it asks.
+    pub(super) fn each_test(&self, call: &mut impl FnMut(&Test)) {
+        match self {
+            Self::Test(test) => call(test),
+            Self::Const(_) => {}
+            Self::Not(of) => of.each_test(call),
+            Self::All(parts) | Self::Any(parts) => {
+                parts.iter().for_each(|part| part.each_test(call));
+            }
+            Self::If(parts) => parts.iter().for_each(|part| part.each_test(call)),
         }
     }
 
@@ -206,6 +219,7 @@ impl Test {
                 atoms.atom(Atom::Object(path.clone().into_bytes()))
             }
             Self::Within(path) if on_places => Formula::any(atoms.own(path.as_bytes(), true, kind)),
+            Self::Labelled(label) if on_places => atoms.labelled(label, kind),
             Self::Path(text) if on_places => atoms.path(text, kind),
             Self::Address(net) if on_peers => atoms.atom(Atom::Address(*net)),
             Self::Port(0, u16::MAX) if on_peers => Formula::Const(true),
@@ -216,6 +230,7 @@ impl Test {
             // Cedar's validator lets nobody ask for an attribute of what has none, unless it is never
             // asked; and what is in no folder is within none.
             Self::Within(_)
+            | Self::Labelled(_)
             | Self::Path(_)
             | Self::Address(_)
             | Self::Port(..)
@@ -234,6 +249,8 @@ pub(super) enum Atom {
     /// It lies beneath this folder; the empty path is the root folder's, of which only unix sockets are
     /// asked: all else lies beneath it.
     Beneath(Vec<u8>),
+    /// It is in one of this label's folders; or, where that is meant too, one of its objects.
+    Labelled(Arc<Labelled>, bool),
     /// Its path begins so.
     Prefix(Vec<u8>),
     /// Its path ends so.
@@ -272,6 +289,7 @@ impl Atom {
         match self {
             Self::Object(_)
             | Self::Beneath(_)
+            | Self::Labelled(..)
             | Self::Prefix(_)
             | Self::Address(_)
             | Self::Agent(_) => Dimension::First,
@@ -323,6 +341,19 @@ impl Atoms {
             found.push(self.atom(Atom::Beneath(path.to_vec())));
         }
         found
+    }
+
+    /// Being where a label is. It is one atom, however many places have it.
+    fn labelled(&mut self, label: &Arc<Labelled>, kind: Type) -> Formula {
+        if label.dirs.contains("/") && kind != Type::UnixSocket {
+            return Formula::Const(true);
+        }
+        // What is said of an object is not said of a folder.
+        let objects = kind != Type::Dir && !label.objects.is_empty();
+        if label.dirs.is_empty() && !objects {
+            return Formula::Const(false);
+        }
+        self.atom(Atom::Labelled(label.clone(), objects))
     }
 
     /// Everything that has an absolute path: abstract unix addresses have none.

@@ -1,7 +1,7 @@
 //! Checked policies become one agent's tables: what the kernel half is to find of each place and of
 //! each peer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 
 use super::diagnostic::{Diagnostic, PolicyError};
 use super::fold::{JOINS_MAX, Piece, Pieces};
-use super::formula::{AgentTest, Atom, Atoms, Expr, Formula};
+use super::formula::{AgentTest, Atom, Atoms, Expr, Formula, Test};
 use super::hosts::Hosts;
 use super::pattern::STATES_MAX;
 use super::peers;
@@ -167,7 +167,9 @@ fn rests(
             None => found.push((formula, 1 << bit)),
         }
     };
-    let plain = matches!(&rule.condition, Expr::All(parts) if parts.is_empty());
+    // Of the places of a label some are no folders.
+    let plain = matches!(&rule.condition, Expr::All(parts) if parts.is_empty())
+        && !matches!(rule.resource, Expr::Test(Test::Labelled(_)));
     let whole = Expr::All(vec![rule.resource.clone(), rule.condition.clone()]);
     for (action, kind, facet) in PLACES {
         if !rule.facets.contains(&facet) {
@@ -245,7 +247,7 @@ fn forbid(
         }
     };
     let alternatives = formula.clone().alternatives();
-    let places: Vec<&Atom> = alternatives
+    let places: HashSet<&Atom> = alternatives
         .iter()
         .filter_map(|one| match one {
             Formula::Atom(id) => atoms.get(*id),
@@ -259,8 +261,20 @@ fn forbid(
         match place {
             Atom::Object(path) if path.starts_with(b"/") => add(path, false),
             Atom::Beneath(folder) if folder.is_empty() => add(b"/", true),
+            Atom::Labelled(label, objects) => {
+                for (path, beneath) in
+                    label.places(*objects).filter(|(path, _)| path.starts_with('/'))
+                {
+                    if path != "/" {
+                        add(path.as_bytes(), false);
+                    }
+                    if beneath {
+                        add(path.as_bytes(), true);
+                    }
+                }
+            }
             // What is forbidden of objects beneath a folder is forbidden of the folder too.
-            Atom::Beneath(folder) if places.contains(&&Atom::Object(folder.clone())) => {
+            Atom::Beneath(folder) if places.contains(&Atom::Object(folder.clone())) => {
                 add(folder, true);
             }
             _ => {}

@@ -6,7 +6,8 @@
 //!
 //! `resource in Dir::"/x"` is whatever is found at `/x` and everything beneath it, by whole path
 //! components; so in Cedar's terms every object is `in` the `Dir` of its own path and of each folder
-//! above ([`model`] builds exactly these entities).
+//! above ([`model`] builds exactly these entities). Labels come from files of entities beside the
+//! policies, and are those of the places that they are given to ([`Labels`]).
 
 mod atoms;
 pub mod ceiling;
@@ -21,6 +22,7 @@ mod fold;
 mod formula;
 mod hashed;
 pub mod hosts;
+mod labels;
 mod lower;
 pub mod model;
 mod notes;
@@ -46,6 +48,7 @@ pub use check::{SCHEMA, schema};
 pub use diagnostic::{Diagnostic, PolicyError, Severity, Span};
 pub use hashed::HashedTables;
 pub use hosts::{Hosts, KnownBy};
+pub use labels::{Held, Labels};
 pub use lower::{Collision, Lowered, PROTECTED_ID};
 pub use model::Target;
 pub use notes::{Notes, technique};
@@ -63,6 +66,9 @@ pub struct Policies {
     texts: Arc<Vec<String>>,
     /// Everything that the rules ask of an agent.
     questions: Arc<HashSet<formula::AgentTest>>,
+    /// The labels of places.
+    labels: Arc<Labels>,
+    remarks: Vec<Diagnostic>,
     known: Known,
 }
 
@@ -83,13 +89,14 @@ pub struct Kept {
 }
 
 impl Policies {
-    /// Takes the policies in these files, all or none.
+    /// Takes the policies in these files, with the entities in those whose names end with
+    /// `.entities.json`, all or none.
     ///
     /// # Errors
     /// Everything wrong with any of them: a file without a policy, Cedar's syntax errors, what does
     /// not fit [`SCHEMA`], what cannot be kept exactly, an `@id` given twice.
     pub fn check(sources: &[Source]) -> Result<Self, PolicyError> {
-        let check::Checked { rules, warnings, texts } = check::check(sources)?;
+        let check::Checked { rules, warnings, texts, labels, remarks } = check::check(sources)?;
         let mut questions = HashSet::new();
         for rule in &rules {
             rule.each_question(&mut |question| {
@@ -99,7 +106,8 @@ impl Policies {
             });
         }
         let (questions, texts) = (Arc::new(questions), Arc::new(texts));
-        Ok(Self { rules, warnings, texts, questions, known: Known::default() })
+        let labels = Arc::new(labels);
+        Ok(Self { rules, warnings, texts, questions, labels, remarks, known: Known::default() })
     }
 
     /// Each policy, in the order of files and lines.
@@ -118,6 +126,12 @@ impl Policies {
             }
         };
         self.rules.iter().map(kept).collect()
+    }
+
+    /// What the author of the entities should look at.
+    #[must_use]
+    pub fn remarks(&self) -> &[Diagnostic] {
+        &self.remarks
     }
 
     /// One agent's tables, with the built-in forbids. An agent that no policy is for gets tables

@@ -12,6 +12,7 @@ use cedar_policy::{
     RestrictedExpression,
 };
 
+use super::labels::Labels;
 use super::rule::{Agent, AgentName, Attributes};
 
 /// What an action is done to.
@@ -64,12 +65,13 @@ fn refused(what: &str) -> impl FnOnce(String) -> ModelError {
 /// request to be judged.
 fn type_name(kind: &str) -> Result<EntityTypeName, ModelError> {
     static PARSED: OnceLock<HashMap<&str, Result<EntityTypeName, String>>> = OnceLock::new();
-    const KINDS: [&str; 10] = [
+    const KINDS: [&str; 11] = [
         "Action",
         "Agent",
         "AgentGroup",
         "Dir",
         "File",
+        "Label",
         "Peer",
         "Privilege",
         "Program",
@@ -170,44 +172,77 @@ pub fn resource_uid(action: Action, target: &Target) -> Result<EntityUid, ModelE
     }
 }
 
-/// The entity of a target under an action, and those that it is `in`.
+/// The labels that something is given, as its parents, and the names of all that it is in.
+fn labels_of(
+    labels: &Labels,
+    name: &str,
+    is_dir: bool,
+) -> Result<(HashSet<EntityUid>, RestrictedExpression), ModelError> {
+    let parents = labels.parents(name, is_dir).into_iter().map(|label| uid("Label", label));
+    let all = labels.of(name, is_dir).into_iter();
+    let all = all.map(|held| RestrictedExpression::new_string(held.label));
+    Ok((parents.collect::<Result<_, _>>()?, RestrictedExpression::new_set(all)))
+}
+
+/// The entities of labels, each in those that it is given.
+///
+/// # Errors
+/// Cedar refuses an entity.
+pub fn labels(labels: &Labels) -> Result<Vec<Entity>, ModelError> {
+    let entity = |(label, above): (&str, Vec<&str>)| {
+        let above = above.into_iter().map(|label| uid("Label", label));
+        Ok(Entity::new_no_attrs(uid("Label", label)?, above.collect::<Result<_, _>>()?))
+    };
+    labels.hierarchy().map(entity).collect()
+}
+
+/// The entity of a target under an action, and those that it is `in` but for labels in labels, which
+/// [`labels`] gives.
 ///
 /// # Errors
 /// The path is not UTF-8, or Cedar refuses an entity.
-pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelError> {
+pub fn resource(
+    action: Action,
+    target: &Target,
+    labels: &Labels,
+) -> Result<Vec<Entity>, ModelError> {
     let name = resource_uid(action, target)?;
     match target {
         Target::Socket(_) | Target::Privilege(_) => {
             Ok(vec![Entity::new_no_attrs(name, HashSet::new())])
         }
         Target::UnixSocket(address) if address.as_os_str().as_encoded_bytes().starts_with(b"@") => {
-            let path =
-                RestrictedExpression::new_string(address.to_str().unwrap_or_default().to_owned());
-            let attributes = HashMap::from([("path".to_owned(), path)]);
-            let entity = Entity::new(name, attributes, HashSet::new());
+            let address = address.to_str().unwrap_or_default();
+            let path = RestrictedExpression::new_string(address.to_owned());
+            let (parents, labels) = labels_of(labels, address, false)?;
+            let attributes =
+                HashMap::from([("path".to_owned(), path), ("labels".to_owned(), labels)]);
+            let entity = Entity::new(name, attributes, parents);
             Ok(vec![entity.map_err(|error| refused("a unix socket")(error.to_string()))?])
         }
         Target::File { path, .. } | Target::UnixSocket(path) => {
             let mut place = path.to_str().unwrap_or_default();
             let mut found = Vec::new();
-            let entity = |name: EntityUid, place: &str, parents| {
+            let entity = |name: EntityUid, place: &str, is_dir: bool, parent: Option<EntityUid>| {
                 let path = RestrictedExpression::new_string(place.to_owned());
-                let attributes = HashMap::from([("path".to_owned(), path)]);
+                let (mut parents, labels) = labels_of(labels, place, is_dir)?;
+                parents.extend(parent);
+                let attributes =
+                    HashMap::from([("path".to_owned(), path), ("labels".to_owned(), labels)]);
                 let entity = Entity::new(name, attributes, parents);
                 entity.map_err(|error| refused("a place")(error.to_string()))
             };
             let own = uid("Dir", place)?;
             if own != name {
-                found.push(entity(name, place, HashSet::from([own]))?);
+                found.push(entity(name, place, false, Some(own))?);
             }
             loop {
                 let above = (place != "/").then(|| match place.rsplit_once('/') {
                     None | Some(("", _)) => "/",
                     Some((above, _)) => above,
                 });
-                let parents = above.map(|above| uid("Dir", above)).transpose()?;
-                let parents = parents.into_iter().collect();
-                found.push(entity(uid("Dir", place)?, place, parents)?);
+                let parent = above.map(|above| uid("Dir", above)).transpose()?;
+                found.push(entity(uid("Dir", place)?, place, true, parent)?);
                 match above {
                     Some(above) => place = above,
                     None => return Ok(found),

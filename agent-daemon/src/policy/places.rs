@@ -66,6 +66,9 @@ fn by_beginning(pieces: &Pieces<'_>, cells: &mut BTreeMap<Place, PlaceCell>) -> 
         region: Option<Option<AtomId>>,
         object: Option<Option<AtomId>>,
         lengths: u64,
+        /// Labels that everything in the region has, and those that the object has.
+        labels: Vec<AtomId>,
+        own_labels: Vec<AtomId>,
     }
     let mut points: BTreeMap<Vec<u8>, Point> = BTreeMap::new();
     let root = points.entry(b"/".to_vec()).or_default();
@@ -82,6 +85,21 @@ fn by_beginning(pieces: &Pieces<'_>, cells: &mut BTreeMap<Place, PlaceCell>) -> 
                 let mut region = folder.clone();
                 region.push(b'/');
                 points.entry(region).or_default().region = Some(Some(id));
+            }
+            Atom::Labelled(label, objects) => {
+                for (path, is_dir) in label.places(*objects) {
+                    if path != "/" {
+                        let point = points.entry(path.as_bytes().to_vec()).or_default();
+                        point.object.get_or_insert_default();
+                        point.own_labels.push(id);
+                    }
+                    if is_dir {
+                        let region = format!("{}/", path.trim_end_matches('/')).into_bytes();
+                        let point = points.entry(region).or_default();
+                        point.region.get_or_insert_default();
+                        point.labels.push(id);
+                    }
+                }
             }
             Atom::Prefix(bytes) => {
                 points.entry(bytes.clone()).or_default().region = Some(Some(id));
@@ -107,17 +125,20 @@ fn by_beginning(pieces: &Pieces<'_>, cells: &mut BTreeMap<Place, PlaceCell>) -> 
         }
     }
     let mut fold = Fold::new(pieces, Dimension::First, FACETS);
-    let mut around: Vec<(&[u8], Option<AtomId>)> = Vec::new();
+    let mut labels = Held::default();
+    let mut around: Vec<(&[u8], Option<AtomId>, &[AtomId])> = Vec::new();
     for (name, point) in &points {
-        while let Some((region, atom)) = around.last()
+        while let Some((region, atom, held)) = around.last()
             && !name.starts_with(region)
         {
             atom.iter().for_each(|atom| fold.set(*atom, false));
+            labels.leave(held, &mut fold);
             around.pop();
         }
         if let Some(atom) = point.region {
             atom.iter().for_each(|atom| fold.set(*atom, true));
-            around.push((name, atom));
+            labels.enter(&point.labels, &mut fold);
+            around.push((name, atom, &point.labels));
             let cell = PlaceCell { lengths: point.lengths, ..cell(&mut fold) };
             let place = match name.strip_suffix(b"/") {
                 Some(folder) => (PlaceKind::Beneath, folder.to_vec()),
@@ -127,11 +148,39 @@ fn by_beginning(pieces: &Pieces<'_>, cells: &mut BTreeMap<Place, PlaceCell>) -> 
         }
         if let Some(atom) = point.object {
             atom.iter().for_each(|atom| fold.set(*atom, true));
+            labels.enter(&point.own_labels, &mut fold);
             cells.insert((PlaceKind::Object, name.clone()), cell(&mut fold));
+            labels.leave(&point.own_labels, &mut fold);
             atom.iter().for_each(|atom| fold.set(*atom, false));
         }
     }
     fold.end()
+}
+
+/// How many of the places around a point give each label, which holds while any does.
+#[derive(Default)]
+struct Held(HashMap<AtomId, usize>);
+
+impl Held {
+    fn enter(&mut self, labels: &[AtomId], fold: &mut Fold<'_>) {
+        for label in labels {
+            let count = self.0.entry(*label).or_default();
+            *count += 1;
+            if *count == 1 {
+                fold.set(*label, true);
+            }
+        }
+    }
+
+    fn leave(&mut self, labels: &[AtomId], fold: &mut Fold<'_>) {
+        for label in labels {
+            let count = self.0.entry(*label).or_default();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                fold.set(*label, false);
+            }
+        }
+    }
 }
 
 /// Folds what paths end with: as above, with every name from its last byte on.

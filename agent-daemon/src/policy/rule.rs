@@ -7,7 +7,7 @@ use std::sync::Arc;
 use agent_ebpf::{Facet, PeerFacet};
 use serde::{Deserialize, Serialize};
 
-use super::formula::{AgentTest, Expr};
+use super::formula::{AgentTest, Expr, Test};
 use super::notes::Notes;
 use super::scope::Type;
 
@@ -180,5 +180,11 @@ impl Rule {
     pub(super) fn each_question(&self, call: &mut impl FnMut(&AgentTest)) {
         self.who.iter().for_each(&mut *call);
         self.condition.each_question(call);
+    }
+
+    /// Calls this with everything that it asks of the action and the resource.
+    pub(super) fn each_test(&self, call: &mut impl FnMut(&Test)) {
+        self.resource.each_test(call);
+        self.condition.each_test(call);
     }
 }

@@ -10,6 +10,7 @@ use cedar_policy::{
 
 use super::diagnostic::{Diagnostic, Text, nearest};
 use super::formula::{AgentTest, Expr, Test};
+use super::labels::Labels;
 use super::rule::AgentName;
 use super::syntax::{Shape, Words};
 
@@ -114,7 +115,7 @@ impl Type {
 }
 
 /// The names of all entity types, for "did you mean".
-const TYPES: [&str; 9] = [
+pub(super) const TYPES: [&str; 10] = [
     "Agent",
     "AgentGroup",
     "Dir",
@@ -124,6 +125,7 @@ const TYPES: [&str; 9] = [
     "UnixSocket",
     "SocketFamily",
     "Privilege",
+    "Label",
 ];
 
 /// What a policy's head says.
@@ -143,7 +145,7 @@ enum Resource {
     Any,
     Is(Type),
     Exact(Type, String),
-    Beneath(Option<Type>, String),
+    Beneath(Option<Type>, Test),
 }
 
 impl Resource {
@@ -173,11 +175,15 @@ pub(super) fn head(
     text: &Text<'_>,
     policy: &Policy,
     shape: &Shape<'_>,
+    labels: &Labels,
 ) -> Result<Head, Vec<Diagnostic>> {
     let mut problems = Vec::new();
+    let mut warnings = Vec::new();
     let who = principal(text, &policy.principal_constraint(), shape.principal, &mut problems);
     let (actions, named) = actions(text, &policy.action_constraint(), shape.action, &mut problems);
-    let resource = resource(text, &policy.resource_constraint(), shape.resource, &mut problems);
+    let constraint = policy.resource_constraint();
+    let resource =
+        resource(text, &constraint, shape.resource, labels, &mut problems, &mut warnings);
     let (Some(who), Some(resource), true) = (who, resource, problems.is_empty()) else {
         return Err(problems);
     };
@@ -186,7 +192,7 @@ pub(super) fn head(
     let mut facets = Vec::new();
     let mut peers = Vec::new();
     let mut numbered = Vec::new();
-    let mut warnings = Vec::new();
+    let remarked = warnings.len();
     for (index, action) in actions.iter().enumerate() {
         let fitting: Vec<Type> =
             Type::of(*action).iter().copied().filter(|one| types.contains(one)).collect();
@@ -211,6 +217,7 @@ pub(super) fn head(
     }
     if facets.is_empty() && peers.is_empty() && numbered.is_empty() {
         // Nothing applies: each remark is now the reason for a refusal.
+        let mut warnings = warnings.split_off(remarked);
         for problem in &mut warnings {
             problem.severity = super::Severity::Error;
         }
@@ -227,7 +234,7 @@ pub(super) fn head(
     let resource = match resource {
         Resource::Any | Resource::Is(_) => Expr::Const(true),
         Resource::Exact(kind, name) => Expr::Test(Test::Same(kind, name)),
-        Resource::Beneath(_, path) => Expr::Test(Test::Within(path)),
+        Resource::Beneath(_, within) => Expr::Test(within),
     };
     Ok(Head { who, resource, facets, peers, numbered, warnings })
 }
@@ -420,7 +427,9 @@ fn resource(
     text: &Text<'_>,
     constraint: &ResourceConstraint,
     words: Words<'_>,
+    labels: &Labels,
     problems: &mut Vec<Diagnostic>,
+    warnings: &mut Vec<Diagnostic>,
 ) -> Option<Resource> {
     const FITTING: [&str; 7] =
         ["File", "Dir", "Program", "Peer", "UnixSocket", "SocketFamily", "Privilege"];
@@ -435,6 +444,15 @@ fn resource(
     match constraint {
         ResourceConstraint::Any => Some(Resource::Any),
         ResourceConstraint::Is(name) => kind(name, true, problems).map(Resource::Is),
+        ResourceConstraint::Eq(uid) if uid.type_name().to_string() == "Label" => {
+            let id = own(uid, words).id().escaped();
+            problems.push(text.error(
+                words.range(),
+                "a label is no resource, so this never matches",
+                format!("write `resource in Label::\"{id}\"`"),
+            ));
+            None
+        }
         ResourceConstraint::Eq(uid) => {
             let kind = kind(uid.type_name(), false, problems)?;
             if kind == Type::Peer {
@@ -459,13 +477,13 @@ fn resource(
             name.ok().map(|name| Resource::Exact(kind, name))
         }
         ResourceConstraint::In(uid) => {
-            let path = folder(text, &own(uid, words), words, problems)?;
-            Some(Resource::Beneath(None, path))
+            let within = within(text, &own(uid, words), words, labels, problems, warnings)?;
+            Some(Resource::Beneath(None, within))
         }
         ResourceConstraint::IsIn(name, uid) => {
             let kind = kind(name, true, problems);
-            let path = folder(text, &own(uid, words), words, problems);
-            let (kind, path) = (kind?, path?);
+            let within = within(text, &own(uid, words), words, labels, problems, warnings);
+            let (kind, within) = (kind?, within?);
             if kind == Type::Peer {
                 problems.push(text.error(words.range(), "a peer is in no folder", PEER_HELP));
                 return None;
@@ -476,7 +494,7 @@ fn resource(
                 problems.push(text.error(words.range(), format!("a {name} is in no folder"), help));
                 return None;
             }
-            Some(Resource::Beneath(Some(kind), path))
+            Some(Resource::Beneath(Some(kind), within))
         }
     }
 }
@@ -527,15 +545,22 @@ pub(super) fn abstract_address(
 const PEER_HELP: &str = "write `resource is Peer` here, and after the head what is meant:\n\
     when { resource.ip.isInRange(ip(\"192.0.2.0/24\")) && resource.port == 443 };";
 
-fn folder(
+/// What the resource is to be in.
+fn within(
     text: &Text<'_>,
     uid: &EntityUid,
     words: Words<'_>,
+    labels: &Labels,
     problems: &mut Vec<Diagnostic>,
-) -> Option<String> {
+    warnings: &mut Vec<Diagnostic>,
+) -> Option<Test> {
     let name = uid.type_name().to_string();
     match name.as_str() {
-        "Dir" => named(text, uid, true, words, problems),
+        "Dir" => named(text, uid, true, words, problems).map(Test::Within),
+        "Label" => {
+            let found = labels.test(text, uid.id().unescaped(), id_range(words), warnings);
+            found.map_err(|problem| problems.push(*problem)).ok()
+        }
         "File" | "Program" => {
             let id = uid.id().escaped();
             problems.push(text.error(
@@ -555,7 +580,7 @@ fn folder(
         _ => {
             let range = type_range(words, false);
             let range = words.entities().first().map_or(range, |(kind, _)| kind.clone());
-            problems.push(unknown_type(text, range, &name, &["Dir"]));
+            problems.push(unknown_type(text, range, &name, &["Dir", "Label"]));
             None
         }
     }

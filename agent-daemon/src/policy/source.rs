@@ -1,16 +1,21 @@
-//! Reading policy files: one file, or every `*.cedar` file of a folder, each within a stated bound.
+//! Reading policy files: one file, or every `*.cedar` and `*.entities.json` file of a folder, each within
+//! a stated bound.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::diagnostic::{Diagnostic, PolicyError, Text};
+use super::labels::SUFFIX;
 
 /// The largest policy file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// A policy file's text, with the name by which messages speak of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The text of a file of policies, or of entities where its name ends with `.entities.json`; and the name
+/// by which messages speak of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// The name shown in messages; usually the path as the user gave it.
     pub name: String,
@@ -18,7 +23,15 @@ pub struct Source {
     pub text: String,
 }
 
-/// Reads one policy file.
+impl Source {
+    /// Whether it is a file of entities, by its name.
+    #[must_use]
+    pub fn is_entities(&self) -> bool {
+        self.name.ends_with(SUFFIX)
+    }
+}
+
+/// Reads one file of policies or of entities.
 ///
 /// # Errors
 /// The file is missing, may not be read, is no regular file, is larger than [`MAX_FILE_BYTES`]
@@ -95,12 +108,16 @@ fn too_large(name: &str, bytes: Option<u64>) -> PolicyError {
         format!(
             "the policy file is too large: {is} exceeds the bound of {MAX_FILE_BYTES} bytes (16 MiB)"
         ),
-        "split it into several `.cedar` files in one folder, or permit folders instead of files",
+        if name.ends_with(SUFFIX) {
+            "split it into several `.entities.json` files, or give labels to folders instead of files"
+        } else {
+            "split it into several `.cedar` files in one folder, or permit folders instead of files"
+        },
     )
     .into()
 }
 
-/// Reads every `*.cedar` file of a folder, sorted by name.
+/// Reads every `*.cedar` and `*.entities.json` file of a folder, sorted by name.
 ///
 /// # Errors
 /// The folder cannot be read or has no `.cedar` file, or any of the files is refused as by
@@ -120,13 +137,17 @@ pub fn read_folder(path: &Path) -> Result<Vec<Source>, PolicyError> {
         ))
     };
     let mut files = Vec::new();
+    let mut any = false;
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let file = entry.map_err(failed)?.path();
-        if file.extension().is_some_and(|extension| extension == "cedar") {
+        let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+        let policies = file.extension().is_some_and(|extension| extension == "cedar");
+        any |= policies;
+        if policies || name.ends_with(SUFFIX.as_bytes()) {
             files.push(file);
         }
     }
-    if files.is_empty() {
+    if !any {
         return Err(Diagnostic::of_file(
             &name,
             "the folder has no `.cedar` file, so every action of every agent would be denied",

@@ -196,7 +196,7 @@ impl<'a> Words<'a> {
     }
 
     /// The parts between a separator outside all brackets.
-    fn split(self, separator: &str) -> Vec<Self> {
+    pub(super) fn split(self, separator: &str) -> Vec<Self> {
         let mut parts = Vec::new();
         let mut rest = self;
         while let Some(at) = rest.find(&[separator]) {

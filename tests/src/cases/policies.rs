@@ -15,6 +15,7 @@ use crate::world::{World, file, ground};
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case("explain_says_what_the_kernel_then_does", || shared(explain)).in_subset(),
+        case("a_label_holds_for_ambit_run_and_is_explained", || shared(labelled)),
         case("explain_follows_links_and_judges_what_runs_along", || shared(follows)),
         case("explain_refuses_what_has_no_answer", || shared(no_answer)),
         case("diff_lists_what_becomes_reachable_and_what_ceases", || shared(diff)),
@@ -65,6 +66,55 @@ fn explain(world: &World) -> Result<()> {
     let said = world.ambit(&[&words[..], &["read", "/run/ambit/state"]].concat())?;
     said.expect_code(1)?;
     ensure!(said.stdout.contains("ambit:protected"), "{}", said.whole());
+    Ok(())
+}
+
+fn labelled(world: &World) -> Result<()> {
+    let folder = ground("labelled")?;
+    let (open, shut) = (file(&folder.join("open"), "text")?, file(&folder.join("shut"), "text")?);
+    let policy = written(
+        "labelled.cedar",
+        &with_base(&format!(
+            "@id(\"all\") permit (principal, action, resource in Dir::{:?});\n\
+             @id(\"shut\") forbid (principal, action, resource in Label::\"sensitive\");\n",
+            folder.display().to_string()
+        )),
+    )?;
+    let label = |kind: &str, id: &str, label: &str| {
+        json!({
+            "uid": {"type": kind, "id": id}, "attrs": {}, "parents": [{"type": "Label", "id": label}],
+        })
+    };
+    let places =
+        json!([label("File", &shut, "secret"), label("Label", "secret", "sensitive")]).to_string();
+    let places = written("labelled.entities.json", &places)?;
+    let both = ["--policy", &policy, "--policy", &places];
+    let events = world.events();
+    let agent = world.agent("labelled").option(both[0]).option(both[1]);
+    let agent = agent.option(both[2]).option(both[3]);
+    for (step, path, errno) in [
+        ("open-read", &open, 0),
+        ("open-read", &shut, EPERM),
+        ("open-write", &open, 0),
+        ("open-write", &shut, EPERM),
+    ] {
+        agent.act(&[step, path])?.expect(step, errno)?;
+    }
+    let told = events.wait("the denial", |event| event.path() == shut)?;
+    ensure!(told.policy() == "shut", "{}", told.brief());
+    world.bystander(&["open-read", &shut])?.expect("open-read", 0)?;
+    // Without its entities nothing has the label, which is said.
+    let said = world.ambit(&["policy", "check", &policy])?;
+    said.expect_code(0)?;
+    ensure!(said.stdout.contains("no place has the label `sensitive`"), "{}", said.whole());
+    let said = world.ambit(&["policy", "check", &policy, &places])?;
+    said.expect_code(0)?;
+    ensure!(!said.whole().contains("no place has"), "{}", said.whole());
+    let words = ["policy", "explain", "--agent", "labelled"];
+    let said = world.ambit(&[&words[..], &both, &["read", &shut]].concat())?;
+    said.expect_code(1)?;
+    let wanted = format!("it is in the label secret in sensitive, given to File::{shut:?}");
+    ensure!(said.stdout.contains(&wanted), "{}", said.whole());
     Ok(())
 }
 

@@ -20,6 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("sighup_puts_a_new_policy_in_force", || with_cell(by_signal)),
         case("a_changed_file_puts_a_new_policy_in_force", || with_cell(by_change)),
         case("a_broken_policy_leaves_the_old_one_in_force", || with_cell(broken)).in_subset(),
+        case("a_label_forbids_and_moves_with_its_entities", || with_cell(labelled)),
         case("a_removed_policy_takes_its_permits_along", || with_cell(removed)),
         case("a_reload_reaches_processes_that_already_run", || with_cell(running)),
         case("a_swap_leaves_no_moment_without_policy", || with_cell(swapped))
@@ -137,6 +138,61 @@ fn swapped(world: &mut World, path: &str) -> Result<()> {
     agent.finish()?.expect("alternate", 0)?;
     let swapped = generation(world)? - before;
     ensure!(swapped >= f64::from(swaps), "{swapped} of {swaps} generations");
+    Ok(())
+}
+
+/// A file of entities that gives a folder the label.
+fn labelled_folder(folder: &Path) -> String {
+    format!(
+        "[{{\"uid\": {{\"type\": \"Dir\", \"id\": {:?}}}, \"attrs\": {{}}, \
+         \"parents\": [{{\"type\": \"Label\", \"id\": \"secret\"}}]}}]",
+        folder.display().to_string()
+    )
+}
+
+fn labelled(world: &mut World, _: &str) -> Result<()> {
+    let ground = Path::new("/ground/reload");
+    let (first, second) = (ground.join("first"), ground.join("second"));
+    make_folder(&first)?;
+    make_folder(&second)?;
+    let one = file(&first.join("file"), "text")?;
+    let other = file(&second.join("file"), "text")?;
+    let link = ground.join("linked").display().to_string();
+    std::fs::hard_link(&one, &link)?;
+    let text = on_path("own", "permit", "read", "Dir", "/ground/reload")
+        + "@id(\"secret\") forbid (principal, action == Action::\"read\", resource in Label::\"secret\");\n";
+    world.policy("own", &text)?;
+    world.entities("places", &labelled_folder(&first))?;
+    world.reload()?;
+    let events = world.events();
+    reads(world, &one, EPERM)?;
+    let told = events.wait("the denial", |event| event.path() == one)?;
+    ensure!(told.policy() == "secret", "{}", told.brief());
+    reads(world, &other, 0)?;
+    world.bystander(&["open-read", &one])?.expect("open-read", 0)?;
+    // What is there is forbidden under its other names, as in a folder that a policy names.
+    let by_lsm = world.has_lsm()?;
+    reads(world, &link, if by_lsm { EPERM } else { 0 })?;
+
+    let before = generation(world)?;
+    world.entities("places", &labelled_folder(&second))?;
+    world.wait("a new generation, without being told", || Ok(generation(world)? > before))?;
+    reads(world, &one, 0)?;
+    reads(world, &link, 0)?;
+    reads(world, &other, EPERM)?;
+    world.bystander(&["open-read", &other])?.expect("open-read", 0)?;
+
+    let (before, wrong) = (generation(world)?, errors(world)?);
+    world.entities("places", "[{\"uid\": {\"type\": \"Dir\", \"id\": \"ground\"}}]")?;
+    world.signal(Signal::SIGHUP)?;
+    world.wait("the error is counted", || Ok(errors(world)? > wrong))?;
+    reads(world, &one, 0)?;
+    reads(world, &other, EPERM)?;
+    ensure!((generation(world)? - before).abs() < 0.5, "a broken file made a new generation");
+    let log = world.log();
+    for words in ["places.entities.json:1:2", "an entity without `attrs`", "= help: write as in"] {
+        ensure!(log.contains(words), "the log does not say {words:?}");
+    }
     Ok(())
 }
 

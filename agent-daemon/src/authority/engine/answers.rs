@@ -11,7 +11,7 @@ use crate::{
     authority::{names::ForwarderError, stream::StreamError},
     config::ConfigError,
     kernel::{Coverage, LoadError, TableError, fanotify::FanotifyError, host::HostError},
-    policy::PolicyError,
+    policy::{self, PolicyError},
 };
 
 /// What a daemon answers that is about to end.
@@ -86,6 +86,9 @@ pub struct RunRequest {
     pub policy: PathBuf,
     /// Its text, read by the caller.
     pub text: String,
+    /// More files of policies, and those of entities, in the same way.
+    #[serde(default)]
+    pub more: Vec<policy::Source>,
     /// Deny nothing, mark everything.
     pub audit: bool,
     /// A file of its own for its events.

@@ -139,7 +139,8 @@ impl Engine {
     pub fn run(&self, request: RunRequest, caller: u32) -> Result<Started, EngineError> {
         let name = AgentName::parse(&request.name)
             .map_err(|error| EngineError::Request(error.to_string()))?;
-        let source = Source::Run { name: request.policy.display().to_string(), text: request.text };
+        let name_of_policy = request.policy.display().to_string();
+        let source = Source::Run { name: name_of_policy, text: request.text, more: request.more };
         self.policies_of(&source)?; // before anything is made
         if let Some(file) = &request.events {
             crate::sinks::FileSink::open(

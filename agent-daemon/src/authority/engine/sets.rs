@@ -39,9 +39,10 @@ impl Looked {
 impl Engine {
     pub(super) fn policies_of(&self, source: &Source) -> Result<Policies, EngineError> {
         match source {
-            Source::Run { name, text } => {
-                let source = policy::Source { name: name.clone(), text: text.clone() };
-                Ok(Policies::check(&[source])?)
+            Source::Run { name, text, more } => {
+                let mut sources = vec![policy::Source { name: name.clone(), text: text.clone() }];
+                sources.extend_from_slice(more);
+                Ok(Policies::check(&sources)?)
             }
             Source::Folder => {
                 self.inner().folder.clone().ok_or_else(|| {
@@ -77,12 +78,15 @@ impl Engine {
     }
 
     pub(super) fn protected(&self, entry: &AgentEntry) -> Vec<Protected> {
-        let policy = match &entry.source {
-            Source::Run { name, .. } => Some(Path::new(name)),
-            Source::Folder => None,
+        let policies: Vec<&Path> = match &entry.source {
+            Source::Run { name, more, .. } => {
+                let more = more.iter().map(|source| Path::new(&source.name));
+                std::iter::once(Path::new(name)).chain(more).collect()
+            }
+            Source::Folder => Vec::new(),
         };
         let file = self.config_path.as_deref();
-        protect::protected(&self.config, file, entry.events.as_deref(), policy)
+        protect::protected(&self.config, file, entry.events.as_deref(), &policies)
     }
 
     /// Guards what is Ambit's own. Looked at again now and then: files rotate, policies are replaced.

@@ -32,7 +32,7 @@ pub enum Verb {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Policy files, or folders of them
+        /// Policy files, files of entities (`*.entities.json`), or folders of them
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -170,7 +170,9 @@ fn sources(files: &[PathBuf]) -> Result<Vec<policy::Source>> {
 }
 
 fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
-    match Policies::check(&sources(files)?) {
+    // What the kernel has no room for is found when an agent's tables are made.
+    let checked = Policies::check(&sources(files)?);
+    match checked.and_then(|policies| compare::bounds(&policies).map(|_| policies)) {
         Ok(policies) => {
             let report = policies.report();
             print(json, &report, || {
@@ -186,6 +188,9 @@ fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
                 };
                 report.iter().map(line).collect()
             })?;
+            for remark in policies.remarks() {
+                eprintln!("{remark}");
+            }
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if json => {
@@ -241,11 +246,10 @@ fn explained(config: Option<&Path>, arguments: &ExplainArguments) -> Result<Exit
         *is_dir = found.is_dir;
         object = Some(found);
     }
-    let own = match arguments.policies.as_slice() {
-        [file] if file.is_file() => Some(std::path::absolute(file)?),
-        _ => None,
-    };
-    let protected = authority::protected(&config, config_path, None, own.as_deref());
+    let own = arguments.policies.iter().filter(|file| file.is_file());
+    let own = own.map(std::path::absolute).collect::<std::io::Result<Vec<PathBuf>>>()?;
+    let own: Vec<&Path> = own.iter().map(PathBuf::as_path).collect();
+    let protected = authority::protected(&config, config_path, None, &own);
     let judge = Judge::new(&policies, subject.clone(), &protected)?;
     let mut judged =
         vec![Judged { what: "target", explanation: explain(&policies, &judge, *action, &target)? }];

@@ -11,10 +11,10 @@ use super::super::{
     Agent, AgentName, Effect, HashedTables, Hosts, Lowered, Severity, Target, model,
 };
 use super::generate::{self, AGENTS, GROUPS, Random};
-use super::{CONFIG, check, decide, decide_known};
+use super::{CONFIG, check_with, decide, decide_known};
 
 /// What may stand in a policy, by a text that stands nowhere else; each must be met often.
-const FORMS: [&str; 48] = [
+const FORMS: [&str; 54] = [
     " when {",
     " unless {",
     " && ",
@@ -33,7 +33,13 @@ const FORMS: [&str; 48] = [
     "resource has path",
     "resource has port",
     "resource in Dir",
-    "resource in [",
+    "resource in [Dir",
+    "resource in Label",
+    "resource in [Label",
+    "resource is File in Label",
+    "resource.labels.contains(",
+    "resource.labels.containsAny(",
+    "resource.labels.containsAll(",
     "resource == File",
     "resource != Program",
     "resource is Dir in",
@@ -118,7 +124,8 @@ impl World {
         let mut lines: Vec<String> = (0..1 + random.below(24))
             .map(|n| format!("@id(\"p{n}\") {}\n", generate::policy(random)))
             .collect();
-        if let Err(error) = check(&lines.concat()) {
+        let labels = generate::entities(random);
+        if let Err(error) = check_with(&lines.concat(), &labels) {
             for problem in error.diagnostics() {
                 if problem.severity == Severity::Error
                     && let Some(span) = &problem.span
@@ -131,7 +138,8 @@ impl World {
             "@id(\"last\") permit(principal == Agent::\"nobody\", action, resource);".to_owned(),
         );
         let text = lines.concat();
-        let policies = check(&text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+        let policies = check_with(&text, &labels);
+        let policies = policies.unwrap_or_else(|error| panic!("{text}\n{labels}\n{error}"));
         let mut entities: HashMap<EntityUid, Entity> = HashMap::new();
         let mut agents = Vec::new();
         for name in AGENTS {
@@ -153,12 +161,15 @@ impl World {
         });
         for (action, target) in each {
             if !entities.contains_key(&model::resource_uid(*action, target).unwrap()) {
-                let found = model::resource(*action, target).unwrap();
+                let found = model::resource(*action, target, &policies.labels).unwrap();
                 entities.extend(found.into_iter().map(|entity| (entity.uid(), entity)));
             }
         }
+        let hierarchy = model::labels(&policies.labels).unwrap();
+        entities.extend(hierarchy.into_iter().map(|entity| (entity.uid(), entity)));
         let entities = Entities::from_entities(entities.into_values(), None).unwrap();
         let policies = policies.cedar().unwrap();
+        let text = format!("{text}{labels}");
         Self { text, policies, agents, attempts, entities }
     }
 
@@ -324,6 +335,23 @@ fn prove() {
     );
 }
 
+/// Labels that Cedar knows and the tables do not are found out.
+#[test]
+fn labels_matter() {
+    let found = (1..60).any(|seed| {
+        let mut random = Random::new(seed);
+        let mut world = World::new(&mut random, 100);
+        let known = world.entities.iter().cloned().map(|entity| {
+            let (uid, attributes, mut parents) = entity.into_inner();
+            parents.retain(|parent| parent.type_name().to_string() != "Label");
+            Entity::new(uid, attributes, parents).unwrap()
+        });
+        world.entities = Entities::from_entities(known.collect::<Vec<_>>(), None).unwrap();
+        world.compare(&mut random).is_err()
+    });
+    assert!(found, "nobody saw that labels were missing");
+}
+
 /// A table that is wrong is found out: the comparison above sees what it is meant to see.
 #[test]
 fn every_table_matters() {
@@ -345,7 +373,7 @@ fn every_table_matters() {
         }),
     ];
     for (what, spoil) in spoils {
-        let found = (1..60).any(|seed| {
+        let found = (1..150).any(|seed| {
             let mut random = Random::new(seed);
             let mut world = World::new(&mut random, 100);
             for one in &mut world.agents {

@@ -5,7 +5,7 @@ use std::path::Path;
 use agent_ebpf::{Action, Facet, PATH_MAX, Reason};
 
 use super::super::ceiling::ceiling;
-use super::super::compare::{self, Became, Change, compare};
+use super::super::compare::{self, Became, Change, bounds, compare};
 use super::super::explain::{ExplainError, Explanation, Judge, describe, explain, parse_target};
 use super::super::{Agent, AgentName, Policies, Protected, expect};
 use super::generate::{self, AGENTS, GROUPS, Random};
@@ -201,7 +201,8 @@ fn no_difference_is_left_out() {
             };
             let count = 1 + random.below(4);
             let lines: String = (0..count).filter_map(|n| line(n, &mut random)).collect();
-            taken(&format!("{NOTHING}\n{lines}"))
+            let labels = generate::entities(&mut random);
+            super::check_with(&format!("{NOTHING}\n{lines}"), &labels).unwrap()
         };
         let (old, new) = (policies(), policies());
         let mut random = Random::new(seed);
@@ -532,4 +533,34 @@ fn a_ceiling_is_never_narrower_than_the_policy() {
     assert_eq!(of("when { resource.path like \"*.log\" }"), ["/"]);
     assert_eq!(of("unless { resource in Dir::\"/a\" }"), ["/"]);
     assert_eq!(of("when { principal.name == \"other\" }"), Vec::<String>::new());
+}
+
+/// What an agent's tables have no room for is found by `check`, for the agents that are named and for
+/// those that are not.
+#[test]
+fn bounds_are_tried_for_the_agents_that_policies_name() {
+    for who in
+        ["principal == Agent::\"coder\"", "principal in AgentGroup::\"builders\"", "principal"]
+    {
+        let fine = format!("permit({who}, action == Action::\"read\", resource is File);\n");
+        assert!(bounds(&taken(&fine)).unwrap() >= 1);
+        // Each pattern doubles the states.
+        let line = |n: usize| {
+            format!(
+                "permit({who}, action == Action::\"read\", resource) unless {{ resource.path like \"*word{n}*\" }};\n"
+            )
+        };
+        let error = bounds(&taken(&(0..16).map(line).collect::<String>())).unwrap_err();
+        let problem = &error.diagnostics()[0];
+        assert!(problem.message.contains("more than 16384 states"), "{problem}");
+        assert!(problem.file.starts_with("/etc/ambit/coder.cedar:"), "{problem}");
+    }
+    // Each combination of the groups, or none and all of them where they are many.
+    let groups = |count: usize| -> String {
+        (0..count)
+            .map(|n| format!("permit(principal in AgentGroup::\"g{n}\", action, resource);\n"))
+            .collect()
+    };
+    assert_eq!(bounds(&taken(&groups(3))).unwrap(), 8);
+    assert_eq!(bounds(&taken(&groups(20))).unwrap(), 2);
 }

@@ -35,6 +35,8 @@ impl Random {
 pub(super) const AGENTS: [&str; 3] = ["coder", "code", "reviewer-2.x"];
 pub(super) const GROUPS: [&str; 3] = ["builders", "readers", "coder"];
 pub(super) const LABELS: [&str; 3] = ["trusted", "night", "eu"];
+/// Labels of places; nothing ever has the last.
+const PLACE_LABELS: [&str; 5] = ["secret", "sensitive", "tools \"x\"", "eu", "nothing"];
 const WORDS: [&str; 4] = ["ci", "prod", "prod-eu", "m1"];
 /// Names that begin like one another, files where other rules see folders, and the root folder.
 pub(super) const PATHS: [&str; 22] = [
@@ -183,7 +185,12 @@ fn action(random: &mut Random, of: &[Action]) -> String {
 
 fn place(random: &mut Random) -> String {
     let path = quoted(random.one::<&str>(&PATHS));
-    match random.below(8) {
+    let label = quoted(random.one::<&str>(&PLACE_LABELS));
+    match random.below(10) {
+        8 => format!("resource in Label::\"{label}\""),
+        9 => {
+            format!("resource is {} in Label::\"{label}\"", random.one(&["File", "Dir", "Program"]))
+        }
         0 if path != "/" => format!("resource == File::\"{path}\""),
         1 if path != "/" => format!("resource == Program::\"{path}\""),
         2 => format!("resource == Dir::\"{path}\""),
@@ -204,10 +211,68 @@ enum About {
     Both,
 }
 
+/// What is asked of the labels of anything that has a path.
+fn label_term(random: &mut Random) -> String {
+    let (one, other) = (random.one(&PLACE_LABELS), random.one(&PLACE_LABELS));
+    let (one, other) = (quoted(one), quoted(other));
+    match random.below(6) {
+        0 => format!("resource in Label::\"{one}\""),
+        1 => format!("resource in [Label::\"{one}\", Label::\"{other}\"]"),
+        2 => format!("resource.labels.containsAny([\"{one}\", \"{other}\"])"),
+        3 => format!("resource.labels.containsAll([\"{one}\", \"{other}\"])"),
+        4 => format!("(resource has labels && resource.labels.contains(\"{one}\"))"),
+        _ => format!("resource.labels.contains(\"{one}\")"),
+    }
+}
+
+/// Labels of some of the places and abstract addresses that policies name, as Cedar's JSON has them:
+/// on folders, on objects of every type, in labels, some of which have nothing or are in others.
+pub(super) fn entities(random: &mut Random) -> String {
+    let mut found = Vec::new();
+    let quoted = |text: &str| serde_json::to_string(text).unwrap();
+    let mut entity = |kind: &str, id: &str, labels: Vec<&str>| {
+        let parent = |label: &&str| format!("{{\"type\": \"Label\", \"id\": {}}}", quoted(label));
+        let parents: Vec<String> = labels.iter().map(parent).collect();
+        found.push(format!(
+            "{{\"uid\": {{\"type\": \"{kind}\", \"id\": {}}}, \"attrs\": {{}}, \"parents\": [{}]}}",
+            quoted(id),
+            parents.join(", ")
+        ));
+    };
+    let last = PLACE_LABELS.len() - 1;
+    for (index, label) in PLACE_LABELS[..last].iter().enumerate() {
+        // Each is only in those after it.
+        let mut above = PLACE_LABELS[index + 1..last].to_vec();
+        above.retain(|_| random.chance(25));
+        entity("Label", label, above);
+    }
+    for (index, path) in PATHS.iter().chain(&ABSTRACT).enumerate() {
+        for kind in ["Dir", "File", "Program", "UnixSocket"] {
+            let lawful = match kind {
+                "Dir" => index < PATHS.len(),
+                "UnixSocket" => *path != "/",
+                _ => index > 0 && index < PATHS.len(),
+            };
+            // The root folder is everything.
+            if lawful && random.chance(if index == 0 { 3 } else { 6 }) {
+                let mut labels = PLACE_LABELS[..last].to_vec();
+                labels.retain(|_| random.chance(50));
+                entity(kind, path, labels);
+            }
+        }
+    }
+    format!("[{}]", found.join(",\n"))
+}
+
 fn place_term(random: &mut Random) -> String {
+    if random.chance(20) {
+        return label_term(random);
+    }
     let path = quoted(random.one::<&str>(&PATHS));
     let other = quoted(random.one::<&str>(&PATHS));
-    match random.below(14) {
+    let label = quoted(random.one::<&str>(&PLACE_LABELS));
+    match random.below(15) {
+        14 => format!("resource is {} in Label::\"{label}\"", random.one(&["File", "Dir"])),
         0 => format!("resource.path == \"{path}\""),
         1 => format!("\"{path}\" != resource.path"),
         2 => format!("resource in Dir::\"{path}\""),
@@ -224,7 +289,10 @@ fn place_term(random: &mut Random) -> String {
 
 fn unix_socket(random: &mut Random) -> String {
     let path = quoted(random.one::<&str>(&PATHS));
-    match random.below(6) {
+    let label = quoted(random.one::<&str>(&PLACE_LABELS));
+    match random.below(8) {
+        6 => format!("resource is UnixSocket in Label::\"{label}\""),
+        7 => format!("resource in Label::\"{label}\""),
         0 => format!("resource == UnixSocket::\"{}\"", random.one(&ABSTRACT)),
         1 => "resource is UnixSocket".to_owned(),
         2 => format!("resource is UnixSocket in Dir::\"{path}\""),
@@ -236,6 +304,9 @@ fn unix_socket(random: &mut Random) -> String {
 }
 
 fn socket_term(random: &mut Random) -> String {
+    if random.chance(20) {
+        return label_term(random);
+    }
     let either = |random: &mut Random| {
         let of: &[&str] = if random.chance(50) { &ABSTRACT } else { &PATHS[1..] };
         quoted(random.one::<&str>(of))

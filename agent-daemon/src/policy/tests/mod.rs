@@ -5,6 +5,7 @@ mod differential;
 mod explained;
 mod files;
 mod generate;
+mod labels;
 mod refused;
 mod scale;
 mod suggested;
@@ -33,6 +34,14 @@ fn source(text: &str) -> Source {
 
 fn check(text: &str) -> Result<Policies, PolicyError> {
     Policies::check(&[source(text)])
+}
+
+fn entities(text: &str) -> Source {
+    Source { name: "/etc/ambit/places.entities.json".to_owned(), text: text.to_owned() }
+}
+
+fn check_with(text: &str, labels: &str) -> Result<Policies, PolicyError> {
+    Policies::check(&[source(text), entities(labels)])
 }
 
 fn coder() -> Agent {

@@ -111,7 +111,7 @@ fn policies_of_one_form_are_read_each_by_its_own_words() {
     // The same once more, so that every form has more than one policy.
     let again = taken.iter().map(|policy| policy.replacen("@id(\"p", "@id(\"q", 1));
     let text = taken.iter().cloned().chain(again).collect::<String>();
-    let sources = [super::source(&text)];
+    let sources = [super::source(&text), super::entities(&super::generate::entities(&mut random))];
     let alike = check::read(&sources, true).unwrap();
     let each = check::read(&sources, false).unwrap();
     let lowered = |checked: check::Checked| {

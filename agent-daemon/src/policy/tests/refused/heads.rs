@@ -97,6 +97,15 @@ fn resources() {
             "resource == Program::\"/a\"",
         ),
         (
+            "resource == Label::\"a\"",
+            "resource == Label::\"a\"",
+            "a label is no resource",
+            "resource in Label::\"a\"",
+        ),
+        ("resource in Label::\"\"", "\"\"", "a label without a name", "in Label::\"secret\""),
+        ("resource is Label", "Label", "Label cannot stand here", "File"),
+        ("resource in Lable::\"a\"", "Lable", "no entity type `Lable`", "did you mean `Label`?"),
+        (
             "resource == Peer::\"x\"",
             "resource == Peer::\"x\"",
             "a peer has no name",
