@@ -300,6 +300,20 @@ impl Report {
                 },
             });
         }
+        let missing = [Hook::Connect4, Hook::Connect6, Hook::Recvmsg4, Hook::Recvmsg6]
+            .into_iter()
+            .find_map(refused);
+        let by = missing.is_none().then(|| "cgroup/connect*, cgroup/sendmsg*".to_owned());
+        actions.push(Row {
+            action: "host names".to_owned(),
+            enforced_by: by.clone(),
+            observed_by: by,
+            why: missing.unwrap_or_else(|| {
+                "in the kernel; what is known goes on without the daemon, new names are learnt with it; in its \
+                 own network namespace only"
+                    .to_owned()
+            }),
+        });
         actions.extend(NAMED.iter().map(|one| named(one, refused)));
         let ceiling = (coverage.files.as_deref() != Some("lsm")).then(|| match landlock {
             true => "Landlock: an agent of `ambit run` removes, renames, links and truncates only beneath \

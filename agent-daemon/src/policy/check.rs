@@ -348,6 +348,14 @@ fn one(
         numbered: head.numbered,
         condition,
     };
+    if rule.info.effect == Effect::Forbid && lower::only_named(&rule) {
+        warnings.push(text.warning(
+            range.clone(),
+            "this forbids an address only while the agent knows it by that name; one that it has from elsewhere \
+             has no name",
+            "permit the names that are meant, and nothing else: what no policy permits is denied",
+        ));
+    }
     let mut unlabelled = false;
     rule.each_test(&mut |test| {
         unlabelled |= matches!(test, Test::Labelled(label) if label.is_empty());

@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 
 use super::diagnostic::{Diagnostic, PolicyError};
 use super::fold::{JOINS_MAX, Piece, Pieces};
-use super::formula::{AgentTest, Atom, Atoms, Expr, Formula, Test};
+use super::formula::{AgentTest, Atom, AtomId, Atoms, Expr, Formula, Test};
 use super::hosts::Hosts;
 use super::pattern::STATES_MAX;
 use super::peers;
@@ -219,6 +219,20 @@ pub(super) fn rest(
     }
     let whole = Expr::All(vec![rule.resource.clone(), rule.condition.clone()]);
     whole.rest(&|test| Some(test.holds(agent)), action, kind, atoms)
+}
+
+/// True when a rule can hold of destinations whose address has a name, and of no other.
+pub(super) fn only_named(rule: &Rule) -> bool {
+    let mut atoms = Atoms::default();
+    let whole = Expr::All(vec![rule.resource.clone(), rule.condition.clone()]);
+    let left = whole.rest(&|_| None, Action::Connect, Type::Peer, &mut atoms);
+    let asks = |id: AtomId| {
+        matches!(atoms.get(id), Some(Atom::HasHost | Atom::Host(_) | Atom::HostEnds(_)))
+    };
+    let nameless = left.rest(&|id| asks(id).then_some(false));
+    rule.peers.contains(&PeerFacet::Connect)
+        && left != Formula::Const(false)
+        && nameless == Formula::Const(false)
 }
 
 /// True when nothing can ever be left of a rule, whoever the agent.

@@ -248,6 +248,23 @@ fn a_name_that_merely_ends_so_is_warned_of() {
 }
 
 #[test]
+fn a_forbid_that_holds_of_named_addresses_only_is_warned_of() {
+    let warnings = |text: &str| {
+        let report = check(text).unwrap().report();
+        report[0].warnings.iter().map(ToString::to_string).collect::<String>()
+    };
+    let named = "forbid(principal, action == Action::\"connect\", resource is Peer) when { resource has host && resource.host like \"*.ads.example\" };";
+    assert!(warnings(named).contains("has no name"), "{}", warnings(named));
+    for holds_of_others in [
+        named.replace("when", "unless"),
+        named.replace("forbid", "permit"),
+        named.replace("when { ", "when { resource.port == 25 || "),
+    ] {
+        assert_eq!(warnings(&holds_of_others), "", "{holds_of_others}");
+    }
+}
+
+#[test]
 fn contradiction_is_taken_with_a_warning_and_matches_nothing() {
     for when in [
         "resource.port == 443 && resource.port == 80",
