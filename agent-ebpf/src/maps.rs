@@ -10,7 +10,7 @@ use agent_ebpf::{
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 
@@ -105,6 +105,17 @@ inner_table!(
     ObjectTable, BPF_MAP_TYPE_HASH, ObjectKey, ObjectCell
 );
 
+/// How many questions that went ahead are kept.
+pub const MEMOS_MAX: usize = 4096;
+
+/// Questions that went ahead, by their hash. Written and read by the hooks.
+#[btf_map]
+pub static MEMOS: Array<u64, MEMOS_MAX> = Array::new();
+
+/// A mark on each connection that an agent accepted, which goes with it. Written and read by the hooks.
+#[btf_map]
+pub static ACCEPTED: SkStorage<u32> = SkStorage::new();
+
 /// Objects of Ambit's own, and the folders that lead to them. Written by the daemon.
 #[btf_map]
 pub static GUARDED: HashMap<ObjectKey, u32, 65536, NO_PREALLOC> = HashMap::new();
@@ -180,8 +191,12 @@ pub struct Climb {
     pub device: u32,
     /// 1 while it is above the root of its mount, where only objects count.
     pub beside: u32,
-    /// 1 when it arrived.
+    /// 0 until it arrived somewhere.
     pub arrived: u32,
+    /// 1 where no name is wanted.
+    pub nameless: u32,
+    /// Zero.
+    pub pad: u32,
     /// What is forbidden of the object itself, by [`agent_ebpf::Facet`].
     pub forbidden: [RuleId; FACETS],
 }

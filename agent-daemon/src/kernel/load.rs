@@ -26,7 +26,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-pub(super) const MAPS: [&str; 17] = [
+pub(super) const MAPS: [&str; 19] = [
     "CONFIG",
     "AGENTS",
     "CGROUPS",
@@ -38,6 +38,8 @@ pub(super) const MAPS: [&str; 17] = [
     "PATTERNS",
     "JOINS",
     "OBJECTS",
+    "MEMOS",
+    "ACCEPTED",
     "GUARDED",
     "DENIED",
     "TOLD",

@@ -363,6 +363,16 @@ codes! {
         MmapFile = 46, "lsm/mmap_file";
         /// LSM `file_mprotect`.
         FileMprotect = 47, "lsm/file_mprotect";
+        /// LSM `file_permission`.
+        FilePermission = 48, "lsm/file_permission";
+        /// LSM `file_truncate`, from 6.2; before it, `path_truncate`.
+        FileTruncate = 49, "lsm/file_truncate";
+        /// LSM `socket_sendmsg`.
+        SocketSendmsg = 50, "lsm/socket_sendmsg";
+        /// LSM `socket_recvmsg`.
+        SocketRecvmsg = 51, "lsm/socket_recvmsg";
+        /// LSM `sock_graft`.
+        SockGraft = 52, "lsm/sock_graft";
     }
 }
 

@@ -29,8 +29,8 @@ use crate::{
 const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 10;
 /// `IPPROTO_MPTCP` (include/uapi/linux/in.h): judged as TCP, which it is on the wire.
 const IPPROTO_MPTCP: u32 = 262;
 
@@ -76,7 +76,7 @@ struct PeerRecord {
 }
 
 #[inline(always)]
-fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
+pub(super) fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
     // SAFETY: a lookup; the inner map lives until the program ends.
     match unsafe { PEERS.get(&actor.set) } {
         Some(peers) => {
@@ -88,16 +88,16 @@ fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
 }
 
 /// What was judged and what came of it.
-struct Judged {
-    action: Action,
-    hook: Hook,
-    decision: Decision,
-    verdict: Verdict,
+pub(super) struct Judged {
+    pub(super) action: Action,
+    pub(super) hook: Hook,
+    pub(super) decision: Decision,
+    pub(super) verdict: Verdict,
 }
 
 /// Not inlined: a record on the stack of a frame of its own.
 #[inline(never)]
-fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
+pub(super) fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
     let mut record = PeerRecord {
         header: Header::default(),
         body: PeerBody {
@@ -125,7 +125,7 @@ fn judge(actor: &Actor, action: Action, hook: Hook, peer: &Peer) -> i32 {
 }
 
 #[inline(always)]
-const fn protocol(number: u32) -> u8 {
+pub(super) const fn protocol(number: u32) -> u8 {
     match number {
         IPPROTO_MPTCP => agent_ebpf::protocol::TCP,
         0..=255 => number as u8,

@@ -36,6 +36,10 @@ const NAME_MAX: u32 = 255;
 /// `MNT_NS_INTERNAL` (fs/mount.h), an error pointer: the mounts of pipes, memfds and their like.
 const INTERNAL: i64 = -22;
 
+/// Where a climb ended, in [`crate::maps::Climb::arrived`]: at the root, or where nothing is above it.
+const ROOT: u32 = 1;
+const ELSEWHERE: u32 = 2;
+
 /// A directory entry in a mount; addresses in the kernel.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -110,7 +114,7 @@ pub fn resolve(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<Name, R
     }
     slot.climb.mount = spot.mount;
     (slot.climb.root_mount, slot.climb.root_dentry) = (root_mount, root_dentry);
-    slot.climb.beside = 0;
+    (slot.climb.beside, slot.climb.nameless) = (0, 0);
     let slot = match rise(actor, spot.dentry, slot) {
         Ok(slot) => slot,
         Err((reason, slot)) => {
@@ -120,7 +124,7 @@ pub fn resolve(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<Name, R
     };
     let at = slot.climb.at & END;
     let len = END - at;
-    if slot.climb.arrived == 0 {
+    if slot.climb.arrived != ROOT {
         note_last(spot.dentry, slot);
         return Err(Reason::PathUnresolved);
     }
@@ -161,6 +165,22 @@ pub fn forbidden(actor: &Actor, dentry: u64, slot: &mut Scratch) -> Result<(), R
             note_last(dentry, slot);
             Err(reason)
         }
+    }
+}
+
+/// Notes what is forbidden of an object that is open already, whatever it is called and in whose view it was
+/// opened: of itself and of every folder above it, up to the root that the task was enrolled with or to where
+/// mounts end.
+#[inline(always)]
+pub fn held(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<(), Reason> {
+    slot.climb.mount = spot.mount;
+    let root = actor.task().map_or((0, 0), |task| (task.root_mount, task.root_dentry));
+    (slot.climb.root_mount, slot.climb.root_dentry) = root;
+    (slot.climb.beside, slot.climb.nameless) = (0, 1);
+    match rise(actor, spot.dentry, slot) {
+        Ok(slot) if slot.climb.arrived == 0 => Err(Reason::PathUnresolved),
+        Ok(_) => Ok(()),
+        Err((reason, _)) => Err(reason),
     }
 }
 
@@ -276,7 +296,7 @@ fn climb(slot: &mut Scratch, objects: *mut c_void, is_object: bool) -> Option<bo
         return Some(true);
     }
     if here == slot.climb.root_dentry && slot.climb.mount == slot.climb.root_mount {
-        slot.climb.arrived = 1;
+        slot.climb.arrived = ROOT;
         return Some(false);
     }
     if here == read(slot.climb.mount, &offsets().vfs_root) {
@@ -290,7 +310,13 @@ fn climb(slot: &mut Scratch, objects: *mut c_void, is_object: bool) -> Option<bo
         return Some(true);
     }
     if parent == here {
-        return None; // moved out of the part that is mounted
+        // Moved out of the part that is mounted, or no part of any file tree, as pipes are.
+        slot.climb.arrived = ELSEWHERE;
+        return Some(false);
+    }
+    if slot.climb.nameless != 0 {
+        slot.climb.dentry = parent;
+        return Some(true);
     }
     let qstr = here + known(&offsets().dentry_name) as u64;
     let len: u32 = read(qstr, &offsets().qstr_len);
@@ -323,13 +349,17 @@ fn climb(slot: &mut Scratch, objects: *mut c_void, is_object: bool) -> Option<bo
 #[inline(always)]
 fn cross(slot: &mut Scratch) -> Option<bool> {
     if slot.climb.mount == 0 {
-        slot.climb.arrived = 1;
+        slot.climb.arrived = ROOT;
         return Some(false);
     }
     let vfs = known(&offsets().mount_vfs) as u64;
     let holder = slot.climb.mount.wrapping_sub(vfs);
     let below: u64 = read(holder, &offsets().mount_parent);
-    if below == holder || below == 0 {
+    if below == holder {
+        slot.climb.arrived = ELSEWHERE;
+        return Some(false);
+    }
+    if below == 0 {
         return None;
     }
     let point: u64 = read(holder, &offsets().mount_point);

@@ -34,7 +34,7 @@ pub(super) fn ways() -> Vec<Way> {
         own_way("F9", "descriptors of others", |id| {
             let mut attempts =
                 with_shared(|world| measure(world, id, Who::Root, |at| descriptors(world, at)))?;
-            attempts.extend(inherited(id, handed_on)?);
+            attempts.extend(inherited(id, "", handed_on)?);
             Ok(attempts)
         }),
         way("F10", "overlay", Who::Root, overlay),

@@ -26,7 +26,10 @@ pub(super) fn ways() -> Vec<Way> {
         own_way("N6", "io_uring and sockets from before", |id| {
             let mut attempts =
                 with_shared(|world| measure(world, id, Who::User, |at| rings(world, at)))?;
-            attempts.extend(inherited(id, from_before)?);
+            // Nothing is permitted to be connected to anyway; what is connected already is asked for forbids.
+            let here = "@id(\"here\") forbid (principal, action == Action::\"connect\", resource is Peer) \
+                        when { resource.ip.isInRange(ip(\"127.0.0.0/8\")) };\n";
+            attempts.extend(inherited(id, here, from_before)?);
             Ok(attempts)
         }),
         way("N7", "listening", Who::User, listening),
