@@ -3,6 +3,7 @@
 mod bounds;
 mod directory;
 mod engine;
+mod layers;
 mod objects;
 mod protect;
 mod state;

@@ -190,6 +190,8 @@ pub struct Kernel {
     pub bpf_verdict: u32,
     /// Which argument of the LSM hook `inode_setattr` is the directory entry: 0, or 1 from 6.9.
     pub setattr_dentry: u32,
+    /// 1 where `sendfile` and `splice` pass pages to a socket as no message: before 6.5.
+    pub sends_pages: u32,
     /// The numbers of `clone`, `clone3`, `unshare` and `setns`.
     pub namespace_calls: [u32; 4],
     /// The numbers of the system calls that change mounts.

@@ -5,11 +5,12 @@
 //! refused at every read and write, and when it is mapped.
 
 use agent_ebpf::{Action, Decision, Hook, RULE_NONE, Reason, Verdict};
-use aya_ebpf::programs::LsmContext;
+use aya_ebpf::{helpers::generated::bpf_sock_from_file, programs::LsmContext};
 
 use super::{
     file::{self, FMODE_EXEC, Judged, Object},
     path::{self, Spot},
+    send,
 };
 use crate::{
     identity::{self, Actor},
@@ -86,6 +87,17 @@ fn used(actor: &Actor, file: *const u8, reads: bool, writes: bool, hook: Hook) -
     }
     // SAFETY: as above.
     let mode: u32 = unsafe { member(file, &offsets().file_mode) };
+    if known(&kernel().sends_pages) != 0 && writes {
+        // SAFETY: the hook's file.
+        let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) };
+        if !socket.is_null() {
+            let verdict = send::judge(actor, socket.cast_const().cast(), hook);
+            if !matches!(verdict, Verdict::Denied) {
+                memo.keep();
+            }
+            return file::outcome(verdict);
+        }
+    }
     let marked = mode & known(&kernel().backing_mode) as u32 != 0;
     let verdict = if marked && file::is_backing(file, mode) {
         Verdict::Allowed // beneath an overlay, of whose own file it was asked just before
@@ -101,8 +113,9 @@ fn used(actor: &Actor, file: *const u8, reads: bool, writes: bool, hook: Hook) -
 /// Judges the use of a file by what is forbidden of the object, and tells it unless it is allowed.
 #[inline(always)]
 pub fn judge(actor: &Actor, held: &Held, reads: bool, writes: bool, hook: Hook) -> Verdict {
-    if held.flags & FMODE_EXEC != 0 {
-        return Verdict::Allowed; // the kernel's own, of a program that it runs
+    // The kernel's own: of a program that it runs; a layer of an overlay. Or a pipe, a socket, memory.
+    if held.flags & FMODE_EXEC != 0 || path::is_internal(held.spot.mount) {
+        return Verdict::Allowed;
     }
     let Some(slot) = file::claim() else {
         return file::unjudged_verdict(actor);

@@ -33,7 +33,8 @@ const STEPS: u32 = PATH_MAX as u32;
 /// Longest name of a directory entry (include/uapi/linux/limits.h: `NAME_MAX`).
 const NAME_MAX: u32 = 255;
 
-/// `MNT_NS_INTERNAL` (fs/mount.h), an error pointer: the mounts of pipes, memfds and their like.
+/// `MNT_NS_INTERNAL` (fs/mount.h), an error pointer: the mounts of pipes, memfds and their like, and an overlay's
+/// own of its layers.
 const INTERNAL: i64 = -22;
 
 /// Where a climb ended, in [`crate::maps::Climb::arrived`]: at the root, or where nothing is above it.
@@ -104,8 +105,7 @@ pub fn resolve(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<Name, R
         note_last(spot.dentry, slot);
         return Err(Reason::RootChanged);
     }
-    let holder = spot.mount.wrapping_sub(known(&offsets().mount_vfs) as u64);
-    let mount_ns: u64 = read(holder, &offsets().mount_ns);
+    let mount_ns = namespace_of(spot.mount);
     if mount_ns != own_ns {
         note_last(spot.dentry, slot);
         // A mount of another namespace, or of none, has names that would be forged here.
@@ -145,6 +145,19 @@ pub fn resolve(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<Name, R
     }
     slot.record.body.path_len = len;
     Ok(Name { len, is_deleted: is_deleted(spot.dentry) })
+}
+
+/// The mount namespace that a mount belongs to.
+#[inline(always)]
+fn namespace_of(mount: u64) -> u64 {
+    let holder = mount.wrapping_sub(known(&offsets().mount_vfs) as u64);
+    read(holder, &offsets().mount_ns)
+}
+
+/// Whether a mount is the kernel's own, in which nobody can look anything up.
+#[inline(always)]
+pub fn is_internal(mount: u64) -> bool {
+    namespace_of(mount) as i64 == INTERNAL
 }
 
 /// Notes what is forbidden of the object behind an entry, in its own file system, whatever it is called. The

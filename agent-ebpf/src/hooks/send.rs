@@ -48,43 +48,50 @@ pub fn message(ctx: &LsmContext, hook: Hook, prior: i32) -> i32 {
         return prior;
     }
     let Some(actor) = identity::current() else { return 0 };
-    let socket: *const u8 = ctx.arg(0);
-    // SAFETY: members of the hook's socket and message, and of what they point to.
-    let (sock, family, port, is_stream) = unsafe {
+    let (socket, message): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+    // SAFETY: members of the hook's socket and message.
+    let (kind, address): (u16, u64) = unsafe {
+        (member(socket, &offsets().socket_type), member(message, &offsets().message_name))
+    };
+    // A stream goes to its peer whatever address is said; a datagram to that, which `sendmsg4` and `sendmsg6`
+    // judge. What is received has an address to be filled in.
+    if matches!(hook, Hook::SocketSendmsg) && address != 0 && kind != SOCK_STREAM {
+        return 0;
+    }
+    outcome(judge(&actor, socket, hook))
+}
+
+/// Judges the use of a socket that the verifier knows by its peer, if it has one, and tells it unless it is
+/// allowed.
+#[inline(always)]
+pub fn judge(actor: &Actor, socket: *const u8, hook: Hook) -> Verdict {
+    // SAFETY: members of the hook's socket, and of what they point to.
+    let (sock, family, port) = unsafe {
         let sock: *const u8 = member(socket, &offsets().socket_sock);
         if sock.is_null() {
-            return 0;
+            return Verdict::Allowed;
         }
         let common = within(sock, &offsets().sock_common);
         let family: u16 = member(common, &offsets().common_family);
         let port: u16 = member(common, &offsets().common_peer_port);
-        let kind: u16 = member(socket, &offsets().socket_type);
-        (sock, family, port, kind == SOCK_STREAM)
+        (sock, family, port)
     };
     // A unix socket was judged when it was connected; one without a peer goes nowhere by itself.
     if family != AF_INET && family != AF_INET6 || port == 0 {
-        return 0;
-    }
-    let message: *const u8 = ctx.arg(1);
-    // SAFETY: as above.
-    let address: u64 = unsafe { member(message, &offsets().message_name) };
-    // A stream goes to its peer whatever address is said; a datagram to that, which `sendmsg4` and `sendmsg6`
-    // judge. What is received has an address to be filled in.
-    if matches!(hook, Hook::SocketSendmsg) && address != 0 && !is_stream {
-        return 0;
+        return Verdict::Allowed;
     }
     let peer = remote(sock, family, port);
     let asked = u64::from(port) << 16 | u64::from(family);
     let [a, b] = peer.as_ref().map_or([0; 2], |peer| halves(&peer.address));
     // As a number, which the verifier does not make of an address that it knows.
     let own: u64 = path::read(socket as u64, &offsets().socket_sock);
-    let memo = Memo::of(&actor, [own, a, b, asked]);
+    let memo = Memo::of(actor, [own, a, b, asked]);
     if memo.is_kept() {
-        return 0;
+        return Verdict::Allowed;
     }
     let mut decision = Decision::because(Reason::PeerUnresolved);
     if let Some(peer) = &peer {
-        decide(&actor, peer, &mut decision);
+        decide(actor, peer, &mut decision);
     }
     let is_refused = match decision.reason {
         Reason::Forbidden => !is_accepted(sock),
@@ -99,12 +106,12 @@ pub fn message(ctx: &LsmContext, hook: Hook, prior: i32) -> i32 {
     let verdict = if is_refused { actor.verdict(decision) } else { Verdict::Allowed };
     if is_refused {
         let peer = peer.unwrap_or_default();
-        net::tell(&actor, &peer, &Judged { action: Action::Connect, hook, decision, verdict });
+        net::tell(actor, &peer, &Judged { action: Action::Connect, hook, decision, verdict });
     }
     if !matches!(verdict, Verdict::Denied) {
         memo.keep();
     }
-    outcome(verdict)
+    verdict
 }
 
 /// Not inlined: what looking up takes of the stack is given back before it is told.
