@@ -74,19 +74,27 @@ pub fn truncate(ctx: &LsmContext) -> i32 {
 /// Judges the use of a file that the verifier knows: what of it is a number costs a load each.
 #[inline(always)]
 fn used(actor: &Actor, file: *const u8, reads: bool, writes: bool, hook: Hook) -> i32 {
-    let spot = Spot::of_path(within(file, &offsets().file_path));
     // SAFETY: members of the hook's file, and of what they point to.
-    let number: u64 = unsafe {
+    let (mode, flags, number): (u32, u32, u64) = unsafe {
         let inode: *const u8 = member(file, &offsets().file_inode);
-        member(inode, &offsets().inode_number)
+        (
+            member(file, &offsets().file_mode),
+            member(file, &offsets().file_flags),
+            member(inode, &offsets().inode_number),
+        )
     };
+    // The kernel's own, of which nothing is kept: of a program that it runs; beneath an overlay, of whose own file
+    // it was asked just before.
+    let marked = mode & known(&kernel().backing_mode) as u32 != 0;
+    if flags & FMODE_EXEC != 0 || marked && file::is_backing(file, mode) {
+        return 0;
+    }
+    let spot = Spot::of_path(within(file, &offsets().file_path));
     let asked = u64::from(reads) | u64::from(writes) << 1;
     let memo = Memo::of(actor, [spot.dentry, spot.mount, number, asked]);
     if memo.is_kept() {
         return 0;
     }
-    // SAFETY: as above.
-    let mode: u32 = unsafe { member(file, &offsets().file_mode) };
     if known(&kernel().sends_pages) != 0 && writes {
         // SAFETY: the hook's file.
         let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) };
@@ -98,12 +106,7 @@ fn used(actor: &Actor, file: *const u8, reads: bool, writes: bool, hook: Hook) -
             return file::outcome(verdict);
         }
     }
-    let marked = mode & known(&kernel().backing_mode) as u32 != 0;
-    let verdict = if marked && file::is_backing(file, mode) {
-        Verdict::Allowed // beneath an overlay, of whose own file it was asked just before
-    } else {
-        judge(actor, &Held::read(file as u64), reads, writes, hook)
-    };
+    let verdict = judge(actor, &Held::read(file as u64), reads, writes, hook);
     if !matches!(verdict, Verdict::Denied) {
         memo.keep();
     }
