@@ -56,7 +56,7 @@ pub fn permission(ctx: &LsmContext) -> i32 {
     if !reads && !writes {
         return 0;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::settled() else { return 0 };
     used(&actor, ctx.arg(0), reads, writes, Hook::FilePermission)
 }
 
@@ -67,7 +67,7 @@ pub fn truncate(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::settled() else { return 0 };
     used(&actor, ctx.arg(0), false, true, Hook::FileTruncate)
 }
 

@@ -47,7 +47,7 @@ pub fn message(ctx: &LsmContext, hook: Hook, prior: i32) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::settled() else { return 0 };
     let (socket, message): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
     // SAFETY: members of the hook's socket and message.
     let (kind, address): (u16, u64) = unsafe {
