@@ -9,6 +9,7 @@ mod emit;
 mod hooks;
 mod identity;
 mod maps;
+mod memo;
 mod offsets;
 
 use agent_ebpf::Hook;
@@ -16,7 +17,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
     programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
 };
-use hooks::{change, exec, file, lifecycle, names, net, privilege, socket, unix};
+use hooks::{change, exec, file, held, lifecycle, names, net, privilege, send, socket, unix};
 
 #[lsm(hook = "file_open")]
 fn file_open(ctx: LsmContext) -> i32 {
@@ -26,6 +27,16 @@ fn file_open(ctx: LsmContext) -> i32 {
 #[lsm(hook = "file_receive")]
 fn file_receive(ctx: LsmContext) -> i32 {
     file::receive(&ctx)
+}
+
+#[lsm(hook = "file_permission")]
+fn file_permission(ctx: LsmContext) -> i32 {
+    held::permission(&ctx)
+}
+
+#[lsm(hook = "file_truncate")]
+fn file_truncate(ctx: LsmContext) -> i32 {
+    held::truncate(&ctx)
 }
 
 #[lsm(hook = "mmap_file")]
@@ -198,6 +209,21 @@ fn sock_create(ctx: SockContext) -> i32 {
 #[lsm(hook = "socket_listen")]
 fn socket_listen(ctx: LsmContext) -> i32 {
     net::listen(&ctx)
+}
+
+#[lsm(hook = "socket_sendmsg")]
+fn socket_sendmsg(ctx: LsmContext) -> i32 {
+    send::message(&ctx, Hook::SocketSendmsg, ctx.arg(3))
+}
+
+#[lsm(hook = "socket_recvmsg")]
+fn socket_recvmsg(ctx: LsmContext) -> i32 {
+    send::message(&ctx, Hook::SocketRecvmsg, ctx.arg(4))
+}
+
+#[lsm(hook = "sock_graft")]
+fn sock_graft(ctx: LsmContext) -> i32 {
+    send::accepted(&ctx)
 }
 
 #[lsm(hook = "socket_bind")]

@@ -10,7 +10,7 @@ use agent_ebpf::{
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, HashOfMaps, PerCpuArray, RingBuf, SkStorage},
     helpers::generated::{bpf_map_pop_elem, bpf_map_push_elem},
     macros::btf_map,
 };
@@ -108,24 +108,24 @@ inner_table!(
 
 /// The names that agents were told, by address. Written by the daemon before an answer is passed on.
 #[btf_map]
-pub static HOSTS: HashMap<NamedKey, PeerNames, 262_144, NO_PREALLOC> = HashMap::new();
+pub static HOSTS: HashMap<NamedKey, PeerNames, 65536, NO_PREALLOC> = HashMap::new();
 
 /// What policy sets say of the names in [`HOSTS`]. Written by the daemon before a name is there, and before
 /// an agent is given a set.
 #[btf_map]
-pub static NAMES: HashMap<NameKey, PeerCell, 1_048_576, NO_PREALLOC> = HashMap::new();
+pub static NAMES: HashMap<NameKey, PeerCell, 131_072, NO_PREALLOC> = HashMap::new();
 
 /// What names are called, by number. Written by the daemon, and read by the one after it.
 #[btf_map]
-pub static TEXTS: HashMap<u32, HostName, 262_144, NO_PREALLOC> = HashMap::new();
+pub static TEXTS: HashMap<u32, HostName, 65536, NO_PREALLOC> = HashMap::new();
 
 /// An agent's name server to the port of the daemon that asks it. Written by the hooks.
 #[btf_map]
-pub static ROUTES: HashMap<NamedKey, u32, 16384, NO_PREALLOC> = HashMap::new();
+pub static ROUTES: HashMap<NamedKey, u32, 8192, NO_PREALLOC> = HashMap::new();
 
 /// The other way round. Written by the hooks, read by the daemon.
 #[btf_map]
-pub static RESOLVERS: HashMap<u32, NamedKey, 16384, NO_PREALLOC> = HashMap::new();
+pub static RESOLVERS: HashMap<u32, NamedKey, 8192, NO_PREALLOC> = HashMap::new();
 
 /// Ports of the daemon that have no name server yet. Written by the daemon, emptied by the hooks.
 #[btf_map]
@@ -175,6 +175,16 @@ impl Ports {
         };
     }
 }
+/// How many questions that went ahead are kept.
+pub const MEMOS_MAX: usize = 4096;
+
+/// Questions that went ahead, by their hash. Written and read by the hooks.
+#[btf_map]
+pub static MEMOS: Array<u64, MEMOS_MAX> = Array::new();
+
+/// A mark on each connection that an agent accepted, which goes with it. Written and read by the hooks.
+#[btf_map]
+pub static ACCEPTED: SkStorage<u32> = SkStorage::new();
 
 /// Objects of Ambit's own, and the folders that lead to them. Written by the daemon.
 #[btf_map]
@@ -251,8 +261,12 @@ pub struct Climb {
     pub device: u32,
     /// 1 while it is above the root of its mount, where only objects count.
     pub beside: u32,
-    /// 1 when it arrived.
+    /// 0 until it arrived somewhere.
     pub arrived: u32,
+    /// 1 where no name is wanted.
+    pub nameless: u32,
+    /// Zero.
+    pub pad: u32,
     /// What is forbidden of the object itself, by [`agent_ebpf::Facet`].
     pub forbidden: [RuleId; FACETS],
 }

@@ -13,6 +13,7 @@ static KERNEL: Kernel = Kernel {
     backing_beside: 0,
     bpf_verdict: 3,
     setattr_dentry: 0,
+    sends_pages: 0,
     namespace_calls: [u32::MAX; 4],
     mount_calls: [u32::MAX; 10],
 };

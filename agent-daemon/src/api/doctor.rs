@@ -145,7 +145,7 @@ struct Named {
     without: &'static str,
 }
 
-const NAMED: [Named; 10] = [
+const NAMED: [Named; 12] = [
     Named {
         action: "code of libraries",
         hooks: &[Hook::MmapFile, Hook::FileMprotect],
@@ -157,6 +157,18 @@ const NAMED: [Named; 10] = [
         hooks: &[Hook::FileReceive],
         always: None,
         without: "not covered without LSM; what another process opened and hands over is not judged",
+    },
+    Named {
+        action: "open files",
+        hooks: &[Hook::FilePermission],
+        always: None,
+        without: "not covered without LSM; a descriptor from before the policy, or inherited, goes on to work",
+    },
+    Named {
+        action: "open connections",
+        hooks: &[Hook::SocketSendmsg, Hook::SocketRecvmsg, Hook::SockGraft],
+        always: None,
+        without: "not covered without LSM; what was connected before the policy, or inherited, goes on to work",
     },
     Named {
         action: "listen",

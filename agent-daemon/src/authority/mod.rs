@@ -3,6 +3,7 @@
 mod bounds;
 mod directory;
 mod engine;
+mod layers;
 mod names;
 mod objects;
 mod protect;

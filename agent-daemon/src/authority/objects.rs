@@ -18,12 +18,13 @@ use nix::{
     sys::stat::Mode,
 };
 
+use super::layers::{self, Overlay};
 use crate::kernel::{fanotify::Root, fanotify::root_of, host, tables::Objects};
 
 /// Entries that one look for hard links visits in all forbidden folders together.
 pub const ENTRIES: usize = 20_000;
 
-/// Hard links that one look takes up.
+/// Hard links and objects of layers that one look takes up.
 pub const LINKS: usize = 2_048;
 
 /// The file tree in which a policy's paths are meant.
@@ -63,7 +64,7 @@ impl View {
 pub struct Found {
     /// The objects.
     pub objects: Objects,
-    /// The first forbidden folder in which not every hard link was looked for.
+    /// The first forbidden place of which not every hard link, or not every layer, was looked for.
     pub cut: Option<PathBuf>,
     /// The first forbidden place at which something lies that could not be looked at, and why.
     pub unseen: Option<(PathBuf, io::Error)>,
@@ -82,8 +83,12 @@ pub fn look<'a>(
     let root = fs::File::from(nix::fcntl::open(root.as_str(), flags, Mode::empty()).ok()?);
     // Between the two looks the process may have gone, and its number to another.
     let mounts = host::Objects::of_process(&process).ok()?;
+    let overlays = layers::overlays(&process).ok()?;
+    let own = host::Objects::of_process("self").ok()?;
     view.process(processes).filter(|again| *again == process)?;
-    let mut looker = Looker { root, mounts, found: Found::default(), left: ENTRIES, links: LINKS };
+    let found = Found::default();
+    let (left, links) = (ENTRIES, LINKS);
+    let mut looker = Looker { root, mounts, overlays, own, found, left, links };
     for (path, cell) in places {
         looker.place(Path::new(OsStr::from_bytes(path)), cell);
     }
@@ -93,6 +98,10 @@ pub fn look<'a>(
 struct Looker {
     root: fs::File,
     mounts: host::Objects,
+    /// The overlays among the mounts.
+    overlays: Vec<Overlay>,
+    /// The daemon's own mounts, where layers are seen.
+    own: host::Objects,
     found: Found,
     left: usize,
     links: usize,
@@ -111,11 +120,38 @@ impl Looker {
         match self.object(path, OFlag::O_PATH, ResolveFlag::empty()) {
             Ok((key, stat)) => {
                 add(&mut self.found.objects, key, cell);
+                self.layers(path, cell);
                 if stat.is_dir() && cell.beneath.iter().any(|rule| *rule != RULE_NONE) {
                     self.hard_links(path, stat.dev(), cell.beneath);
                 }
             }
             Err(error) => self.unseen(path, error),
+        }
+    }
+
+    /// Adds what a merged object is made of: the same place in each layer of its overlay.
+    fn layers(&mut self, path: &Path, cell: &ObjectCell) {
+        if self.overlays.is_empty() {
+            return;
+        }
+        let open = |path: &Path| self.open(path, OFlag::O_PATH, ResolveFlag::empty()).ok();
+        let Some(object) = open(path) else { return };
+        let mount = layers::mount_of(&object);
+        let Some(overlay) = self.overlays.iter().find(|one| Some(one.mount) == mount) else {
+            return;
+        };
+        let Some(top) = open(&overlay.at).filter(|top| layers::mount_of(top) == mount) else {
+            return;
+        };
+        for (file, stat) in overlay.beneath(&top, &object) {
+            if self.links == 0 {
+                self.found.cut.get_or_insert(path.to_path_buf());
+                return;
+            }
+            if let Some(key) = self.own.key(&file, &stat) {
+                add(&mut self.found.objects, key, cell);
+                self.links -= 1;
+            }
         }
     }
 

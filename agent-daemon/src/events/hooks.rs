@@ -19,6 +19,7 @@ pub(super) enum Operation {
     Open,
     Receive,
     Map,
+    Use,
     Exec,
     Unlink,
     Rmdir,
@@ -44,6 +45,7 @@ impl Operation {
             Self::Open => "open",
             Self::Receive => "receive",
             Self::Map => "map",
+            Self::Use => "use",
             Self::Exec => "exec",
             Self::Unlink => "unlink",
             Self::Rmdir => "rmdir",
@@ -70,6 +72,7 @@ pub(super) const fn sees(hook: Hook) -> Sees {
         Hook::FileOpen | Hook::Fanotify => Operation::Open,
         Hook::FileReceive => Operation::Receive,
         Hook::MmapFile | Hook::FileMprotect => Operation::Map,
+        Hook::FilePermission => Operation::Use,
         Hook::BprmCheck => Operation::Exec,
         Hook::PathUnlink => Operation::Unlink,
         Hook::PathRmdir => Operation::Rmdir,
@@ -78,7 +81,7 @@ pub(super) const fn sees(hook: Hook) -> Sees {
         Hook::PathMknod => Operation::Create,
         Hook::PathMkdir => Operation::Mkdir,
         Hook::PathSymlink => Operation::Symlink,
-        Hook::PathTruncate => Operation::Truncate,
+        Hook::PathTruncate | Hook::FileTruncate => Operation::Truncate,
         Hook::PathChmod => Operation::Chmod,
         Hook::PathChown => Operation::Chown,
         Hook::InodeSetattr => Operation::Utimes,
@@ -102,6 +105,9 @@ pub(super) const fn sees(hook: Hook) -> Sees {
         | Hook::SockCreate
         | Hook::SocketListen
         | Hook::SocketBind
+        | Hook::SocketSendmsg
+        | Hook::SocketRecvmsg
+        | Hook::SockGraft
         | Hook::UnixStreamConnect
         | Hook::PtraceAccessCheck
         | Hook::TaskKill

@@ -147,7 +147,11 @@ const fn file_activity(hook: Hook, action: Action, body: &FileBody) -> Activity 
     };
     let Sees::File(operation) = sees(hook) else { return opened };
     match operation {
-        Operation::Open | Operation::Receive | Operation::Map | Operation::Exec => opened,
+        Operation::Open
+        | Operation::Receive
+        | Operation::Map
+        | Operation::Use
+        | Operation::Exec => opened,
         Operation::Create | Operation::Mkdir | Operation::Symlink => Activity(1, None),
         Operation::Truncate => Activity(3, None),
         Operation::Unlink | Operation::Rmdir => Activity(4, None),
@@ -251,7 +255,10 @@ impl Ocsf {
                 if !result.is_empty() {
                     o.object("file_result", |o| file(o, result, None, body.is_dir != 0, 0));
                 }
-                if matches!(hook, Hook::FileOpen | Hook::FileReceive | Hook::Fanotify) {
+                if matches!(
+                    hook,
+                    Hook::FileOpen | Hook::FileReceive | Hook::FilePermission | Hook::Fanotify
+                ) {
                     o.uint("access_mask", u64::from(body.flags));
                 }
             },

@@ -35,6 +35,7 @@ pub(super) fn facts(host: &Host, btf: &Btf) -> Kernel {
         backing_beside: if bit == 25 { 1 << 24 | 1 << 26 } else { 0 },
         bpf_verdict,
         setattr_dentry,
+        sends_pages: u32::from(host.version < (6, 5)),
         namespace_calls: [sys::SYS_clone, sys::SYS_clone3, sys::SYS_unshare, sys::SYS_setns]
             .map(number),
         mount_calls: [

@@ -26,7 +26,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-pub(super) const MAPS: [&str; 23] = [
+pub(super) const MAPS: [&str; 25] = [
     "CONFIG",
     "AGENTS",
     "CGROUPS",
@@ -44,6 +44,8 @@ pub(super) const MAPS: [&str; 23] = [
     "ROUTES",
     "RESOLVERS",
     "FREE_PORTS",
+    "MEMOS",
+    "ACCEPTED",
     "GUARDED",
     "DENIED",
     "TOLD",

@@ -21,7 +21,7 @@ pub(super) enum Kind {
 }
 
 /// Every program: its name in the object, its hook, its kind.
-pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 48] = {
+pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 53] = {
     use agent_ebpf::Hook;
     [
         ("sched_fork", Hook::SchedFork, Kind::Trace("sched_process_fork")),
@@ -52,6 +52,8 @@ pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 48] = {
         ("bprm_check", Hook::BprmCheck, Kind::Lsm("bprm_check_security")),
         ("file_open", Hook::FileOpen, Kind::Lsm("file_open")),
         ("file_receive", Hook::FileReceive, Kind::Lsm("file_receive")),
+        ("file_permission", Hook::FilePermission, Kind::Lsm("file_permission")),
+        ("file_truncate", Hook::FileTruncate, Kind::Lsm("file_truncate")),
         ("mmap_file", Hook::MmapFile, Kind::Lsm("mmap_file")),
         ("file_mprotect", Hook::FileMprotect, Kind::Lsm("file_mprotect")),
         ("path_unlink", Hook::PathUnlink, Kind::Lsm("path_unlink")),
@@ -70,6 +72,9 @@ pub(super) const PROGRAMS: [(&str, agent_ebpf::Hook, Kind); 48] = {
         ("inode_set_acl", Hook::InodeSetAcl, Kind::Lsm("inode_set_acl")),
         ("inode_remove_acl", Hook::InodeRemoveAcl, Kind::Lsm("inode_remove_acl")),
         ("socket_bind", Hook::SocketBind, Kind::Lsm("socket_bind")),
+        ("sock_graft", Hook::SockGraft, Kind::Lsm("sock_graft")),
+        ("socket_sendmsg", Hook::SocketSendmsg, Kind::Lsm("socket_sendmsg")),
+        ("socket_recvmsg", Hook::SocketRecvmsg, Kind::Lsm("socket_recvmsg")),
         ("unix_connect", Hook::UnixStreamConnect, Kind::Lsm("unix_stream_connect")),
         ("unix_may_send", Hook::UnixMaySend, Kind::Lsm("unix_may_send")),
     ]

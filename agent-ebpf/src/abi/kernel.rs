@@ -131,6 +131,16 @@ offsets! {
     common_v6 = "sock_common", "skc_v6_rcv_saddr";
     /// Local port, in the host's byte order.
     common_port = "sock_common", "skc_num";
+    /// The other end's IPv4 address.
+    common_peer_v4 = "sock_common", "skc_daddr";
+    /// The other end's IPv6 address.
+    common_peer_v6 = "sock_common", "skc_v6_daddr";
+    /// The other end's port, in network byte order; 0 when there is none.
+    common_peer_port = "sock_common", "skc_dport";
+    /// `SOCK_*`.
+    socket_type = "socket", "type";
+    /// The address that a message is for; null when it has none.
+    message_name = "msghdr", "msg_name";
     /// A unix socket's address.
     unix_address = "unix_sock", "addr";
     /// Where a unix socket lies in the file tree.
@@ -143,6 +153,8 @@ offsets! {
     address_name = "unix_address", "name";
     /// The file that a part of an address space maps.
     vma_file = "vm_area_struct", "vm_file";
+    /// How it is mapped.
+    vma_flags = "vm_area_struct", "vm_flags";
     /// The program that an address space belongs to.
     mm_exe = "mm_struct", "exe_file";
     /// A task's own credentials, whatever it acts with for the moment.
@@ -178,6 +190,8 @@ pub struct Kernel {
     pub bpf_verdict: u32,
     /// Which argument of the LSM hook `inode_setattr` is the directory entry: 0, or 1 from 6.9.
     pub setattr_dentry: u32,
+    /// 1 where `sendfile` and `splice` pass pages to a socket as no message: before 6.5.
+    pub sends_pages: u32,
     /// The numbers of `clone`, `clone3`, `unshare` and `setns`.
     pub namespace_calls: [u32; 4],
     /// The numbers of the system calls that change mounts.

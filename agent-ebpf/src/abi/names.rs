@@ -367,6 +367,16 @@ codes! {
         Recvmsg4 = 70, "cgroup/recvmsg4";
         /// cgroup `recvmsg6`.
         Recvmsg6 = 71, "cgroup/recvmsg6";
+        /// LSM `file_permission`.
+        FilePermission = 48, "lsm/file_permission";
+        /// LSM `file_truncate`, from 6.2; before it, `path_truncate`.
+        FileTruncate = 49, "lsm/file_truncate";
+        /// LSM `socket_sendmsg`.
+        SocketSendmsg = 50, "lsm/socket_sendmsg";
+        /// LSM `socket_recvmsg`.
+        SocketRecvmsg = 51, "lsm/socket_recvmsg";
+        /// LSM `sock_graft`.
+        SockGraft = 52, "lsm/sock_graft";
     }
 }
 

@@ -17,6 +17,7 @@ use core::ffi::c_void;
 
 use super::{
     DENY,
+    held::{self, Held},
     path::{self, Spot},
 };
 use crate::{
@@ -33,9 +34,13 @@ const FMODE_PATH: u32 = 1 << 14;
 const FMODE_CREATED: u32 = 1 << 20;
 const FMODE_NONOTIFY: usize = 1 << 26;
 /// In `f_flags`: the open is for running the file.
-const FMODE_EXEC: u32 = 0x20;
+pub const FMODE_EXEC: u32 = 0x20;
 /// include/uapi/asm-generic/mman-common.h
+const PROT_WRITE: u64 = 2;
 const PROT_EXEC: u64 = 4;
+const MAP_SHARED: u64 = 1;
+/// include/linux/mm.h
+const VM_SHARED: u64 = 8;
 // include/uapi/asm-generic/fcntl.h, include/uapi/linux/stat.h
 const O_TRUNC: u32 = 0o1000;
 const S_IFMT: u16 = 0o170_000;
@@ -147,18 +152,24 @@ pub fn receive(ctx: &LsmContext) -> i32 {
     judge(&actor, &Opened::held(file), wanted, Hook::FileReceive)
 }
 
-/// LSM `mmap_file(file, reqprot, prot, flags)`: a file whose bytes become code is run.
+/// LSM `mmap_file(file, reqprot, prot, flags)`: a file whose bytes become code is run; what is mapped is read,
+/// and written if others see it.
 #[inline(always)]
 pub fn map(ctx: &LsmContext) -> i32 {
     let prior: i32 = ctx.arg(4);
     if prior != 0 {
         return prior;
     }
-    let (file, protection): (u64, u64) = (ctx.arg(0), ctx.arg(2));
-    code(file, protection, Hook::MmapFile)
+    let (file, protection, flags): (u64, u64, u64) = (ctx.arg(0), ctx.arg(2), ctx.arg(3));
+    let code = code(file, protection, Hook::MmapFile);
+    if code != 0 {
+        return code;
+    }
+    let writes = protection & PROT_WRITE != 0 && flags & MAP_SHARED != 0;
+    data(file, true, writes, Hook::MmapFile)
 }
 
-/// LSM `file_mprotect(vma, reqprot, prot)`: the same, of a part that is mapped already.
+/// LSM `file_mprotect(vma, reqprot, prot)`: the same, of a part that is mapped already, and so was read.
 #[inline(always)]
 pub fn protect(ctx: &LsmContext) -> i32 {
     let prior: i32 = ctx.arg(3);
@@ -166,12 +177,31 @@ pub fn protect(ctx: &LsmContext) -> i32 {
         return prior;
     }
     let (part, protection): (u64, u64) = (ctx.arg(0), ctx.arg(2));
-    if protection & PROT_EXEC == 0 {
+    if protection & (PROT_EXEC | PROT_WRITE) == 0 {
         return 0;
     }
     // What cannot be read is a file without a place, which is denied.
     let file = identity::read(part, &offsets().vma_file).unwrap_or(u64::MAX);
-    code(file, protection, Hook::FileMprotect)
+    let code = code(file, protection, Hook::FileMprotect);
+    if code != 0 {
+        return code;
+    }
+    let shared = path::read::<u64>(part, &offsets().vma_flags) & VM_SHARED != 0;
+    data(file, false, protection & PROT_WRITE != 0 && shared, Hook::FileMprotect)
+}
+
+/// Judges a file whose bytes are mapped by what is forbidden of it; memory without a file is none.
+#[inline(always)]
+fn data(file: u64, reads: bool, writes: bool, hook: Hook) -> i32 {
+    if file == 0 || !reads && !writes {
+        return 0;
+    }
+    let Some(actor) = identity::current() else { return 0 };
+    let held = Held::read(file);
+    if held.inode == 0 {
+        return 0; // memory without a file, where the verifier took the first look for needless
+    }
+    outcome(held::judge(&actor, &held, reads, writes, hook))
 }
 
 /// Judges a file that becomes code; memory without a file is none.
@@ -188,7 +218,7 @@ fn code(file: u64, protection: u64, hook: Hook) -> i32 {
 /// descriptors of fanotify events carry too; an overlay's backing file has the overlay's path and another
 /// inode (`open_with_fake_path` of fs/open.c).
 #[inline(always)]
-fn is_backing(file: *const u8, mode: u32) -> bool {
+pub fn is_backing(file: *const u8, mode: u32) -> bool {
     if known(&kernel().backing_mode) != FMODE_NONOTIFY {
         let beside = known(&kernel().backing_beside) as u32;
         return beside == 0 || mode & beside != 0;
@@ -325,9 +355,15 @@ pub fn forbidden(slot: &Scratch, action: Action, is_dir: bool) -> RuleId {
 /// Not judged for want of scratch space, so denied; and not told, which is counted.
 #[inline(always)]
 pub fn unjudged(actor: &Actor) -> i32 {
+    outcome(unjudged_verdict(actor))
+}
+
+/// The same, before it is returned.
+#[inline(always)]
+pub fn unjudged_verdict(actor: &Actor) -> Verdict {
     let verdict = actor.verdict(Decision::because(Reason::NoScratch));
     emit::lost(verdict, Kind::File);
-    outcome(verdict)
+    verdict
 }
 
 /// Tells what was judged, with the path in the slot and, if the record says how long it is, the one

@@ -3,11 +3,13 @@
 pub mod change;
 pub mod exec;
 pub mod file;
+pub mod held;
 pub mod lifecycle;
 pub mod names;
 pub mod net;
 pub mod path;
 pub mod privilege;
+pub mod send;
 pub mod socket;
 pub mod unix;
 

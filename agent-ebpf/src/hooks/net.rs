@@ -30,8 +30,8 @@ use crate::{
 const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 10;
 /// `IPPROTO_MPTCP` (include/uapi/linux/in.h): judged as TCP, which it is on the wire.
 const IPPROTO_MPTCP: u32 = 262;
 
@@ -97,7 +97,7 @@ fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
 
 /// The decision on a destination, which becomes the name server when it is a port of the daemon.
 #[inline(always)]
-fn decide_destination(actor: &Actor, peer: &mut Peer) -> Decision {
+pub(super) fn decide_destination(actor: &Actor, peer: &mut Peer) -> Decision {
     if names::behind(actor.agent, peer) {
         decide(actor, Action::Connect, peer)
     } else {
@@ -106,16 +106,16 @@ fn decide_destination(actor: &Actor, peer: &mut Peer) -> Decision {
 }
 
 /// What was judged and what came of it.
-struct Judged {
-    action: Action,
-    hook: Hook,
-    decision: Decision,
-    verdict: Verdict,
+pub(super) struct Judged {
+    pub(super) action: Action,
+    pub(super) hook: Hook,
+    pub(super) decision: Decision,
+    pub(super) verdict: Verdict,
 }
 
 /// Not inlined: a record on the stack of a frame of its own.
 #[inline(never)]
-fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
+pub(super) fn tell(actor: &Actor, peer: &Peer, judged: &Judged) {
     let mut record = PeerRecord {
         header: Header::default(),
         body: PeerBody {
@@ -165,7 +165,7 @@ fn judge(
 }
 
 #[inline(always)]
-const fn protocol(number: u32) -> u8 {
+pub(super) const fn protocol(number: u32) -> u8 {
     match number {
         IPPROTO_MPTCP => agent_ebpf::protocol::TCP,
         0..=255 => number as u8,

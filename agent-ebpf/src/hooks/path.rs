@@ -33,8 +33,13 @@ const STEPS: u32 = PATH_MAX as u32;
 /// Longest name of a directory entry (include/uapi/linux/limits.h: `NAME_MAX`).
 const NAME_MAX: u32 = 255;
 
-/// `MNT_NS_INTERNAL` (fs/mount.h), an error pointer: the mounts of pipes, memfds and their like.
+/// `MNT_NS_INTERNAL` (fs/mount.h), an error pointer: the mounts of pipes, memfds and their like, and an overlay's
+/// own of its layers.
 const INTERNAL: i64 = -22;
+
+/// Where a climb ended, in [`crate::maps::Climb::arrived`]: at the root, or where nothing is above it.
+const ROOT: u32 = 1;
+const ELSEWHERE: u32 = 2;
 
 /// A directory entry in a mount; addresses in the kernel.
 #[derive(Clone, Copy)]
@@ -100,8 +105,7 @@ pub fn resolve(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<Name, R
         note_last(spot.dentry, slot);
         return Err(Reason::RootChanged);
     }
-    let holder = spot.mount.wrapping_sub(known(&offsets().mount_vfs) as u64);
-    let mount_ns: u64 = read(holder, &offsets().mount_ns);
+    let mount_ns = namespace_of(spot.mount);
     if mount_ns != own_ns {
         note_last(spot.dentry, slot);
         // A mount of another namespace, or of none, has names that would be forged here.
@@ -110,7 +114,7 @@ pub fn resolve(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<Name, R
     }
     slot.climb.mount = spot.mount;
     (slot.climb.root_mount, slot.climb.root_dentry) = (root_mount, root_dentry);
-    slot.climb.beside = 0;
+    (slot.climb.beside, slot.climb.nameless) = (0, 0);
     let slot = match rise(actor, spot.dentry, slot) {
         Ok(slot) => slot,
         Err((reason, slot)) => {
@@ -120,7 +124,7 @@ pub fn resolve(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<Name, R
     };
     let at = slot.climb.at & END;
     let len = END - at;
-    if slot.climb.arrived == 0 {
+    if slot.climb.arrived != ROOT {
         note_last(spot.dentry, slot);
         return Err(Reason::PathUnresolved);
     }
@@ -143,6 +147,19 @@ pub fn resolve(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<Name, R
     Ok(Name { len, is_deleted: is_deleted(spot.dentry) })
 }
 
+/// The mount namespace that a mount belongs to.
+#[inline(always)]
+fn namespace_of(mount: u64) -> u64 {
+    let holder = mount.wrapping_sub(known(&offsets().mount_vfs) as u64);
+    read(holder, &offsets().mount_ns)
+}
+
+/// Whether a mount is the kernel's own, in which nobody can look anything up.
+#[inline(always)]
+pub fn is_internal(mount: u64) -> bool {
+    namespace_of(mount) as i64 == INTERNAL
+}
+
 /// Notes what is forbidden of the object behind an entry, in its own file system, whatever it is called. The
 /// record has its last name alone.
 #[inline(always)]
@@ -161,6 +178,22 @@ pub fn forbidden(actor: &Actor, dentry: u64, slot: &mut Scratch) -> Result<(), R
             note_last(dentry, slot);
             Err(reason)
         }
+    }
+}
+
+/// Notes what is forbidden of an object that is open already, whatever it is called and in whose view it was
+/// opened: of itself and of every folder above it, up to the root that the task was enrolled with or to where
+/// mounts end.
+#[inline(always)]
+pub fn held(actor: &Actor, spot: &Spot, slot: &mut Scratch) -> Result<(), Reason> {
+    slot.climb.mount = spot.mount;
+    let root = actor.task().map_or((0, 0), |task| (task.root_mount, task.root_dentry));
+    (slot.climb.root_mount, slot.climb.root_dentry) = root;
+    (slot.climb.beside, slot.climb.nameless) = (0, 1);
+    match rise(actor, spot.dentry, slot) {
+        Ok(slot) if slot.climb.arrived == 0 => Err(Reason::PathUnresolved),
+        Ok(_) => Ok(()),
+        Err((reason, _)) => Err(reason),
     }
 }
 
@@ -276,7 +309,7 @@ fn climb(slot: &mut Scratch, objects: *mut c_void, is_object: bool) -> Option<bo
         return Some(true);
     }
     if here == slot.climb.root_dentry && slot.climb.mount == slot.climb.root_mount {
-        slot.climb.arrived = 1;
+        slot.climb.arrived = ROOT;
         return Some(false);
     }
     if here == read(slot.climb.mount, &offsets().vfs_root) {
@@ -290,7 +323,13 @@ fn climb(slot: &mut Scratch, objects: *mut c_void, is_object: bool) -> Option<bo
         return Some(true);
     }
     if parent == here {
-        return None; // moved out of the part that is mounted
+        // Moved out of the part that is mounted, or no part of any file tree, as pipes are.
+        slot.climb.arrived = ELSEWHERE;
+        return Some(false);
+    }
+    if slot.climb.nameless != 0 {
+        slot.climb.dentry = parent;
+        return Some(true);
     }
     let qstr = here + known(&offsets().dentry_name) as u64;
     let len: u32 = read(qstr, &offsets().qstr_len);
@@ -323,13 +362,17 @@ fn climb(slot: &mut Scratch, objects: *mut c_void, is_object: bool) -> Option<bo
 #[inline(always)]
 fn cross(slot: &mut Scratch) -> Option<bool> {
     if slot.climb.mount == 0 {
-        slot.climb.arrived = 1;
+        slot.climb.arrived = ROOT;
         return Some(false);
     }
     let vfs = known(&offsets().mount_vfs) as u64;
     let holder = slot.climb.mount.wrapping_sub(vfs);
     let below: u64 = read(holder, &offsets().mount_parent);
-    if below == holder || below == 0 {
+    if below == holder {
+        slot.climb.arrived = ELSEWHERE;
+        return Some(false);
+    }
+    if below == 0 {
         return None;
     }
     let point: u64 = read(holder, &offsets().mount_point);

@@ -6,6 +6,7 @@ mod ceiling;
 mod changes;
 mod commands;
 mod files;
+mod held;
 mod identity;
 mod lifecycle;
 mod losses;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(files::cases());
     cases.extend(changes::cases());
     cases.extend(objects::cases());
+    cases.extend(held::cases());
     cases.extend(identity::cases());
     cases.extend(protection::cases());
     cases.extend(power::cases());

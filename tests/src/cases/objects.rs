@@ -128,7 +128,7 @@ fn renamed(world: &World) -> Result<()> {
 }
 
 /// A mount that is gone when this is dropped.
-struct Mounted(PathBuf);
+pub(super) struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(from: &Path, at: &Path, kind: Option<&str>, options: Option<&str>) -> Result<Self> {
@@ -138,6 +138,22 @@ impl Mounted {
             .with_context(|| format!("cannot mount at {}", at.display()))?;
         Ok(Self(at.to_path_buf()))
     }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// An overlay of a folder's `lower` and `upper`, at its `merged`.
+pub(super) fn overlay(base: &Path) -> Result<Mounted> {
+    let parts = ["lower", "upper", "work"].map(|part| base.join(part));
+    for part in &parts {
+        crate::stage::make_folder(part)?;
+    }
+    let [lower, upper, work] = parts.map(|part| part.display().to_string());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let (from, kind) = (Path::new("overlay"), Some("overlay"));
+    Mounted::new(from, &base.join("merged"), kind, Some(options.as_str()))
 }
 
 impl Drop for Mounted {
@@ -169,22 +185,11 @@ fn copied_up(world: &World) -> Result<()> {
         return Ok(());
     }
     let secret = secret("copied-up")?;
-    let parts = ["lower", "upper", "work"].map(|part| secret.base.join(part));
-    let [lower, upper, work] = &parts;
-    for part in &parts {
-        crate::stage::make_folder(part)?;
-    }
+    let (lower, upper) = (secret.base.join("lower"), secret.base.join("upper"));
     file(&lower.join("key"), "hidden")?;
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.display(),
-        upper.display(),
-        work.display()
-    );
-    let merged = secret.base.join("merged");
-    let _overlay =
-        Mounted::new(Path::new("overlay"), &merged, Some("overlay"), Some(options.as_str()))?;
-    let _bound = Mounted::new(&merged, &secret.base.join("other"), None, None)?;
+    let overlay = overlay(&secret.base)?;
+    let merged = overlay.path();
+    let _bound = Mounted::new(merged, &secret.base.join("other"), None, None)?;
     let policy = secret.policy("File", &secret.at("merged/key"));
     let there = secret.at("other/key");
     opens(world, "copied-up", &policy, &there)?;
@@ -192,9 +197,9 @@ fn copied_up(world: &World) -> Result<()> {
     world.bystander(&["append", &there])?.expect("append", 0)?;
     ensure!(upper.join("key").exists(), "nothing was copied up");
     opens(world, "copied-up", &policy, &there)?;
-    // What an overlay is made of are other objects, on another file system.
-    let below = lower.join("key").display().to_string();
-    world.agent("below").policy(&policy)?.act(&["open-read", &below])?.expect("open-read", 0)?;
+    // What it is made of are other objects, on another file system, and mean the same.
+    opens(world, "copied-up", &policy, &lower.join("key").display().to_string())?;
+    opens(world, "copied-up", &policy, &upper.join("key").display().to_string())?;
     // Its times are set through the overlay, whose layers are not the agent's business.
     let policy = secret.policy("File", &secret.at("none"));
     world.agent("touches").policy(&policy)?.act(&["utimes", &there])?.expect("utimes", 0)

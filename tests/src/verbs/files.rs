@@ -16,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chdir;
 
-use super::{held, hold, owned, same, take};
+use super::{SECRET, held, hold, owned, same, take};
 
 const NONE: Option<&str> = None;
 
@@ -34,7 +34,40 @@ pub(super) fn step(words: &[&str]) -> Result<bool> {
             take(File::open("key")?)?;
         }
         ["hold", path] => hold(&File::open(path)?)?,
+        ["hold-write", path] => hold(&OpenOptions::new().read(true).write(true).open(path)?)?,
         ["held-read"] => take(held()?)?,
+        ["held-write"] => held()?.write_all(SECRET.as_bytes())?,
+        ["held-cut"] => held()?.set_len(6)?,
+        ["held-list"] => {
+            let (folder, mut entries) = (held()?, [0_u8; 1024]);
+            let room = entries.len();
+            // SAFETY: room for that many bytes.
+            let listed = unsafe {
+                let at = entries.as_mut_ptr();
+                libc::syscall(libc::SYS_getdents64, folder.as_raw_fd(), at, room)
+            };
+            Errno::result(listed)?;
+        }
+        // Mapped to be read, and then made writable.
+        ["held-map-writable"] => {
+            let file = held()?;
+            let (none, fd) = (std::ptr::null_mut(), file.as_raw_fd());
+            // SAFETY: a new mapping of a page, which is gone at the actor's end.
+            unsafe {
+                let at = libc::mmap(none, 4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+                if at == libc::MAP_FAILED {
+                    return Err(Errno::last().into());
+                }
+                Errno::result(libc::mprotect(at, 4096, libc::PROT_READ | libc::PROT_WRITE))?;
+            }
+        }
+        ["held-ring-read"] => {
+            let mut ring = IoUring::new(4)?;
+            let (file, mut text) = (held()?, [0; 6]);
+            let fd = types::Fd(file.as_raw_fd());
+            submit(&mut ring, &opcode::Read::new(fd, text.as_mut_ptr(), 6).build())?;
+            same(&text)?;
+        }
         ["held-map"] => map(&held()?)?,
         ["held-sendfile"] => through_pipe(|from, to| {
             // SAFETY: no memory is passed.

@@ -1,8 +1,8 @@
 //! Ways to a peer.
 
 use std::fs::File;
-use std::io::{IoSlice, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{IoSlice, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::Result;
@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrLike, SockaddrStorage, sendmmsg, sendmsg};
 
 use super::files::submit;
-use super::held;
+use super::{held, hold};
 
 pub(super) fn step(words: &[&str]) -> Result<bool> {
     match *words {
@@ -77,7 +77,38 @@ pub(super) fn step(words: &[&str]) -> Result<bool> {
             let fd = types::Fd(socket.as_raw_fd());
             submit(&mut ring, &opcode::SendMsg::new(fd, &raw const message).build())?;
         }
+        ["hold-connect", address] => hold(&TcpStream::connect(address)?)?,
+        // One who calls hears again what he says, and how a program begins.
+        ["serve", address] => {
+            let (mut stream, _) = TcpListener::bind(address)?.accept()?;
+            let mut asked = [0; 5];
+            stream.read_exact(&mut asked)?;
+            stream.write_all(&asked)?;
+            let none = std::ptr::null_mut();
+            let file = File::open("/proc/self/exe")?;
+            // SAFETY: no memory is passed.
+            let sent = unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), none, 4) };
+            Errno::result(sent)?;
+        }
         ["held-send"] => held()?.write_all(b"hello")?,
+        ["held-receive"] => {
+            let read = held()?.read(&mut [0; 16])?;
+            return if read == 0 { Err(Errno::ENODATA.into()) } else { Ok(true) };
+        }
+        // A file's text, within the kernel.
+        ["held-send-file", path] => {
+            let (file, socket) = (File::open(path)?, held()?);
+            let none = std::ptr::null_mut();
+            // SAFETY: no memory is passed.
+            let sent = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), none, 4) };
+            Errno::result(sent)?;
+        }
+        ["held-ring-send"] => {
+            let mut ring = IoUring::new(4)?;
+            let (socket, text) = (held()?, b"hello");
+            let fd = types::Fd(socket.as_raw_fd());
+            submit(&mut ring, &opcode::Send::new(fd, text.as_ptr(), 5).build())?;
+        }
         // In a network of its own, where nothing listens: a refusal comes from the other end.
         ["own-network", address] => {
             unshare(CloneFlags::CLONE_NEWNET)?;

@@ -182,8 +182,8 @@ impl Engine {
         let found = found.unwrap_or_default();
         if let Some(folder) = &found.cut {
             eprintln!(
-                "ambitd: {} has more than {} entries, or more than {} hard links; not every other name of \
-                 what is forbidden there is known",
+                "ambitd: {} has more than {} entries, or more than {} hard links and files of overlays' layers; \
+                 not every other name of what is forbidden there is known",
                 folder.display(),
                 objects::ENTRIES,
                 objects::LINKS

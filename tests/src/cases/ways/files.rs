@@ -34,7 +34,7 @@ pub(super) fn ways() -> Vec<Way> {
         own_way("F9", "descriptors of others", |id| {
             let mut attempts =
                 with_shared(|world| measure(world, id, Who::Root, |at| descriptors(world, at)))?;
-            attempts.extend(inherited(id, handed_on)?);
+            attempts.extend(inherited(id, "", handed_on)?);
             Ok(attempts)
         }),
         way("F10", "overlay", Who::Root, overlay),
@@ -353,6 +353,9 @@ fn before(id: &str) -> Result<Vec<Attempt>> {
         let (key, ready, go) = (at.at("secret/key"), at.at("open/ready"), at.at("open/go"));
         let held = [
             ("read", vec!["held-read"], false),
+            ("write", vec!["held-write"], false),
+            ("ftruncate", vec!["held-cut"], false),
+            ("io_uring", vec!["held-ring-read"], false),
             ("mmap", vec!["held-map"], false),
             ("sendfile", vec!["held-sendfile"], false),
             ("splice", vec!["held-splice"], false),
@@ -371,7 +374,7 @@ fn before(id: &str) -> Result<Vec<Attempt>> {
                 if *optional { each.optional() } else { each }
             })
             .collect();
-        let mut steps = vec!["hold", &key, "then", "mkdir", &ready, "then", "await", &go];
+        let mut steps = vec!["hold-write", &key, "then", "mkdir", &ready, "then", "await", &go];
         steps.extend(words(&tries));
         let before = world.metrics()?.value("ambit_policy_generation", &[]).unwrap_or(0.0);
         let early = world.events();

@@ -470,9 +470,11 @@ fn judge(
         .collect())
 }
 
-/// What an agent of the configuration tries that is started with a descriptor from before it was one.
+/// What an agent of the configuration tries that is started with a descriptor from before it was one, with
+/// more policies than the place's own.
 fn inherited(
     id: &str,
+    policy: &str,
     prepare: impl Fn(&Place) -> Result<(OwnedFd, Vec<Try>)>,
 ) -> Result<Vec<Attempt>> {
     let mut attempts = Vec::new();
@@ -483,7 +485,7 @@ fn inherited(
         let at = Place::new(id, "agent", Who::User)?;
         let cell = world.attach.join(&cgroup);
         make_folder(&cell)?;
-        world.policy("way", &at.policy())?;
+        world.policy("way", &(at.policy() + policy))?;
         world.start()?;
         let (fd, tries) = prepare(&at)?;
         let events = world.events();

@@ -26,7 +26,10 @@ pub(super) fn ways() -> Vec<Way> {
         own_way("N6", "io_uring and sockets from before", |id| {
             let mut attempts =
                 with_shared(|world| measure(world, id, Who::User, |at| rings(world, at)))?;
-            attempts.extend(inherited(id, from_before)?);
+            // Nothing is permitted to be connected to anyway; what is connected already is asked for forbids.
+            let here = "@id(\"here\") forbid (principal, action == Action::\"connect\", resource is Peer) \
+                        when { resource.ip.isInRange(ip(\"127.0.0.0/8\")) };\n";
+            attempts.extend(inherited(id, here, from_before)?);
             Ok(attempts)
         }),
         way("N7", "listening", Who::User, listening),
@@ -167,11 +170,28 @@ fn rings(_: &World, _: &Place) -> Result<Setup> {
 }
 
 /// A socket that was connected before its holder was anybody's agent.
-fn from_before(_: &Place) -> Result<(OwnedFd, Vec<Try>)> {
-    let address = listener("127.0.0.1:0")?;
+fn from_before(at: &Place) -> Result<(OwnedFd, Vec<Try>)> {
+    let listening = TcpListener::bind("127.0.0.1:0")?;
+    let address = listening.local_addr()?.to_string();
+    std::thread::spawn(move || {
+        // Says something, and takes whatever comes.
+        let mut kept = Vec::new();
+        for mut stream in listening.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut stream, b"hello");
+            kept.push(stream);
+        }
+    });
     let own = TcpStream::connect(&address)?;
-    let held = attempt("a connected one from before").step(&["held-send"]);
-    Ok((own.into(), vec![held.told_by(&[&port(&address)?])]))
+    let file = at.at("open/file");
+    let tries = [
+        ("a connected one from before", vec!["held-send"]),
+        ("the same by io_uring", vec!["held-ring-send"]),
+        ("the same by sendfile", vec!["held-send-file", file.as_str()]),
+        ("received on it", vec!["held-receive"]),
+    ];
+    let told = port(&address)?;
+    let tries = tries.into_iter().map(|(what, step)| attempt(what).step(&step).told_by(&[&told]));
+    Ok((own.into(), tries.collect()))
 }
 
 fn listening(_: &World, at: &Place) -> Result<Setup> {
