@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use agent_ebpf::{PeerFacet, protocol};
 
+use super::content::Digest;
 use super::diagnostic::{Diagnostic, Text, nearest};
 use super::expression::{Form, Node, parse};
 use super::formula::{AgentTest, Expr, Protocols, Test, Text as Asked};
@@ -19,11 +20,11 @@ const FORMS: &str = "a condition is made of these, joined by `&&`, `||` and `!`:
     resource.ip == ip(\"192.0.2.7\"), resource.ip.isInRange(ip(\"192.0.2.0/24\")), resource.ip.isLoopback()\n\
     resource.port == 443, resource.port < 1024, [80, 443].contains(resource.port)\n\
     resource.protocol == \"tcp\"\n\
-    resource.path like \"*.pem\", resource in Dir::\"/srv\", resource == File::\"/srv/x\", resource is Peer\n\
+    resource has sha256 && resource.sha256 == \"…\", resource.path like \"*.pem\", resource in Dir::\"/srv\", resource == File::\"/srv/x\", resource is Peer\n\
     principal in AgentGroup::\"builders\", principal.name like \"ci-*\", action == Action::\"read\"";
 
 /// The attributes of resources, and what has them.
-const ATTRIBUTES: [&str; 4] = ["ip", "port", "protocol", "path"];
+const ATTRIBUTES: [&str; 5] = ["ip", "port", "protocol", "path", "sha256"];
 /// The attributes of agents.
 const OF_AGENTS: [&str; 5] = ["name", "namespace", "model", "operator", "labels"];
 
@@ -246,6 +247,18 @@ impl Reader<'_> {
                 };
                 Ok(Expr::Test(Test::Path(Asked::Equals(checked))))
             }
+            ("sha256", Form::Text(written)) => match Digest::parse(written) {
+                Some(digest) => Ok(Expr::Test(Test::Content(digest))),
+                None => refuse(
+                    format!("`{written}` is no SHA-256 digest"),
+                    "write its 64 hexadecimal digits in lower case, as `sha256sum` prints them",
+                ),
+            },
+            ("sha256", _) => refuse(
+                "a digest is compared with a string".to_owned(),
+                "write `resource has sha256 && resource.sha256 == \"…\"`, with the 64 digits that \
+                 `sha256sum` prints",
+            ),
             ("path", _) => refuse(
                 "a path is compared with a string".to_owned(),
                 "write `resource.path == \"/srv/work/a\"`",
@@ -355,6 +368,7 @@ impl Reader<'_> {
         }
         let with = |kind: &Type| match name {
             "path" => kind.is_place(),
+            "sha256" => *kind == Type::Program,
             _ => *kind == Type::Peer,
         };
         if ATTRIBUTES.contains(&name) {
@@ -577,7 +591,8 @@ impl Reader<'_> {
 
     fn unknown_attribute<T>(&self, node: &Node<'_>, name: &str) -> Result<T, Box<Diagnostic>> {
         let list =
-            "a Peer has `ip`, `port` and `protocol`; a File, Dir, Program or UnixSocket has `path`";
+            "a Peer has `ip`, `port` and `protocol`; a File, Dir, Program or UnixSocket has `path`; a Program \
+             has `sha256`";
         let (message, help) = match name {
             "host" => (
                 "host names cannot be kept in the kernel yet".to_owned(),
@@ -586,10 +601,6 @@ impl Reader<'_> {
             "label" | "labels" => (
                 "files have no labels yet".to_owned(),
                 "name the folder or the form of the path: `resource in Dir::\"…\"`, `resource.path like \"*.pem\"`".to_owned(),
-            ),
-            "sha256" | "hash" => (
-                "programs are not told apart by content yet".to_owned(),
-                "name the path: `resource == Program::\"/usr/bin/git\"`".to_owned(),
             ),
             _ if ATTRIBUTES.contains(&name) => {
                 (format!("`{name}` is no address"), FORMS.to_owned())

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use agent_ebpf::Action;
 
+use super::content::Digest;
 use super::pattern::{Pattern, Simple};
 use super::peers::Net;
 use super::rule::{Agent, Attribute};
@@ -33,6 +34,8 @@ pub(super) enum Test {
     /// The resource is this folder or lies beneath it.
     Within(String),
     Path(Text),
+    /// The program's content has this digest.
+    Content(Digest),
     Address(Net),
     /// First and last port.
     Port(u16, u16),
@@ -204,6 +207,7 @@ impl Test {
             }
             Self::Within(path) if on_places => Formula::any(atoms.own(path.as_bytes(), true, kind)),
             Self::Path(text) if on_places => atoms.path(text, kind),
+            Self::Content(digest) if kind == Type::Program => atoms.atom(Atom::Content(*digest)),
             Self::Address(net) if on_peers => atoms.atom(Atom::Address(*net)),
             Self::Port(0, u16::MAX) if on_peers => Formula::Const(true),
             Self::Port(first, last) if on_peers => atoms.atom(Atom::Port(*first, *last)),
@@ -212,6 +216,7 @@ impl Test {
             // asked; and what is in no folder is within none.
             Self::Within(_)
             | Self::Path(_)
+            | Self::Content(_)
             | Self::Address(_)
             | Self::Port(..)
             | Self::Protocol(_) => Formula::Const(false),
@@ -233,6 +238,8 @@ pub(super) enum Atom {
     Suffix(Vec<u8>),
     /// Its path is of this form.
     Like(Pattern),
+    /// Its content has this digest.
+    Content(Digest),
     /// Its address is in this range.
     Address(Net),
     /// Its port is one of these.
@@ -252,6 +259,9 @@ pub(super) enum Dimension {
     Second,
     /// Patterns.
     Third,
+    /// The content of a program. What asks for it is never folded alone: it is asked last, and only where it
+    /// makes a difference.
+    Content,
 }
 
 impl Atom {
@@ -264,6 +274,7 @@ impl Atom {
             | Self::Agent(_) => Dimension::First,
             Self::Suffix(_) | Self::Port(..) | Self::Protocol(_) => Dimension::Second,
             Self::Like(_) => Dimension::Third,
+            Self::Content(_) => Dimension::Content,
         }
     }
 }
@@ -370,6 +381,7 @@ impl Atoms {
         let mut protocol: Option<Protocols> = None;
         let mut net: Option<Net> = None;
         let mut object: Option<AtomId> = None;
+        let mut content: Option<AtomId> = None;
         let mut kept = Vec::with_capacity(parts.len());
         for part in parts {
             let atom = match &part {
@@ -396,11 +408,18 @@ impl Atoms {
                     }
                     object = Some(id);
                 }
+                Some((id, Atom::Content(_))) => {
+                    if content.is_some_and(|other| other != id) {
+                        return Formula::Const(false);
+                    }
+                    content = Some(id);
+                }
                 _ if kept.contains(&part) => {}
                 _ => kept.push(part),
             }
         }
         kept.extend(object.map(Formula::Atom));
+        kept.extend(content.map(Formula::Atom));
         if let Some(net) = net {
             kept.push(self.atom(Atom::Address(net)));
         }

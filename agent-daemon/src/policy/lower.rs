@@ -358,6 +358,12 @@ pub(super) fn lower(
     let on_places = Pieces::new(pieces.places, &atoms.places);
     let mut places = places::places(&on_places).map_err(|error| match error {
         TooMuch::Joins => joins(&on_places),
+        TooMuch::Contents(atom) => too_much(
+            info(on_places.first_with(atom)),
+            agent,
+            format!("more than {} different digests", super::content::DIGESTS_MAX),
+            "name the folder of the programs instead of each of them by its content",
+        ),
         TooMuch::Patterns(atom) => too_much(
             info(on_places.first_with(atom)),
             agent,

@@ -13,6 +13,7 @@ pub mod ceiling;
 mod check;
 pub mod compare;
 mod condition;
+pub mod content;
 mod diagnostic;
 pub mod expect;
 pub mod explain;
@@ -43,7 +44,7 @@ use serde::Serialize;
 
 pub use check::{SCHEMA, schema};
 pub use diagnostic::{Diagnostic, PolicyError, Severity, Span};
-pub use hashed::HashedTables;
+pub use hashed::{HashedTables, WithContent};
 pub use lower::{Collision, Lowered, PROTECTED_ID};
 pub use model::Target;
 pub use notes::{Notes, technique};

@@ -12,6 +12,7 @@ use cedar_policy::{
     RestrictedExpression,
 };
 
+use super::content::Digest;
 use super::rule::{Agent, AgentName, Attributes};
 
 /// What an action is done to.
@@ -83,6 +84,10 @@ fn type_name(kind: &str) -> Result<EntityTypeName, ModelError> {
 fn uid(kind: &str, id: &str) -> Result<EntityUid, ModelError> {
     let id = EntityId::new(id);
     Ok(EntityUid::from_type_name_and_id(type_name(kind)?, id))
+}
+
+fn is_program(name: &EntityUid) -> bool {
+    name.type_name().basename() == "Program"
 }
 
 /// A peer's address.
@@ -164,11 +169,23 @@ pub fn resource_uid(action: Action, target: &Target) -> Result<EntityUid, ModelE
     }
 }
 
-/// The entity of a target under an action, and those that it is `in`.
+/// The entity of a target under an action, and those that it is `in`. Of a program the content is not known.
 ///
 /// # Errors
 /// The path is not UTF-8, or Cedar refuses an entity.
 pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelError> {
+    resource_with(action, target, None)
+}
+
+/// The same, of a program with this content.
+///
+/// # Errors
+/// As [`resource`].
+pub fn resource_with(
+    action: Action,
+    target: &Target,
+    content: Option<Digest>,
+) -> Result<Vec<Entity>, ModelError> {
     let name = resource_uid(action, target)?;
     match target {
         Target::Socket(_) | Target::Privilege(_) => {
@@ -186,7 +203,11 @@ pub fn resource(action: Action, target: &Target) -> Result<Vec<Entity>, ModelErr
             let mut found = Vec::new();
             let entity = |name: EntityUid, place: &str, parents| {
                 let path = RestrictedExpression::new_string(place.to_owned());
-                let attributes = HashMap::from([("path".to_owned(), path)]);
+                let mut attributes = HashMap::from([("path".to_owned(), path)]);
+                if let Some(digest) = content.filter(|_| is_program(&name)) {
+                    let text = RestrictedExpression::new_string(digest.to_string());
+                    attributes.insert("sha256".to_owned(), text);
+                }
                 let entity = Entity::new(name, attributes, parents);
                 entity.map_err(|error| refused("a place")(error.to_string()))
             };

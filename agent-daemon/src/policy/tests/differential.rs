@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use agent_ebpf::{Action, Pair, PlaceKind, Reason};
+use agent_ebpf::{Action, JoinKey, Pair, PlaceKind, Reason};
 use cedar_policy::{Authorizer, Entities, Entity, EntityUid, PolicySet};
 
 use super::super::{Agent, AgentName, HashedTables, Lowered, Severity, Target, model};
@@ -12,7 +12,7 @@ use super::generate::{self, AGENTS, GROUPS, Random};
 use super::{CONFIG, check, decide};
 
 /// What may stand in a policy, by a text that stands nowhere else; each must be met often.
-const FORMS: [&str; 43] = [
+const FORMS: [&str; 46] = [
     " when {",
     " unless {",
     " && ",
@@ -56,6 +56,9 @@ const FORMS: [&str; 43] = [
     "resource.path == \"@",
     "resource == SocketFamily",
     "resource != Privilege",
+    "resource has sha256",
+    "resource.sha256 !=",
+    "].contains(resource.sha256)",
 ];
 
 /// What a run met, so that a run that meets nothing is seen.
@@ -65,6 +68,8 @@ struct Met {
     permitted: usize,
     forbidden: usize,
     no_permit: usize,
+    /// Programs whose verdict depends on their content.
+    by_content: usize,
     forms: BTreeMap<&'static str, usize>,
     /// Kinds of cells, and whether rules joined dimensions.
     tables: BTreeMap<&'static str, usize>,
@@ -76,6 +81,7 @@ impl Met {
         self.permitted += other.permitted;
         self.forbidden += other.forbidden;
         self.no_permit += other.no_permit;
+        self.by_content += other.by_content;
         for (name, count) in &other.forms {
             *self.forms.entry(name).or_default() += count;
         }
@@ -99,6 +105,8 @@ struct World {
     agents: Vec<Bounded>,
     attempts: Vec<(Action, Target)>,
     entities: Entities,
+    /// What the content of programs depends on, besides their paths.
+    salt: usize,
 }
 
 impl World {
@@ -136,16 +144,18 @@ impl World {
             }
             agents.push(Bounded { agent, lowered: lowered.as_ref().clone(), hashed });
         }
+        let salt = random.below(usize::from(u16::MAX));
         let attempts: Vec<_> = (0..requests).map(|_| generate::attempt(random)).collect();
         for (action, target) in &attempts {
             if !entities.contains_key(&model::resource_uid(*action, target).unwrap()) {
-                let found = model::resource(*action, target).unwrap();
+                let content = generate::content(target, salt);
+                let found = model::resource_with(*action, target, Some(content)).unwrap();
                 entities.extend(found.into_iter().map(|entity| (entity.uid(), entity)));
             }
         }
         let entities = Entities::from_entities(entities.into_values(), None).unwrap();
         let policies = policies.cedar().unwrap();
-        Self { text, policies, agents, attempts, entities }
+        Self { text, policies, agents, attempts, entities, salt }
     }
 
     /// Compares every request, each for one agent.
@@ -176,7 +186,9 @@ impl World {
     ) -> Result<(), String> {
         let request = model::request(&agent.name, action, target).unwrap();
         let answer = Authorizer::new().is_authorized(&request, &self.policies, &self.entities);
-        let decision = decide(hashed, action, target);
+        let content = generate::content(target, self.salt);
+        let decision = decide(hashed, action, target, Some(content));
+        let unknown = decide(hashed, action, target, None);
         let mut reasons: Vec<&str> =
             answer.diagnostics().reason().map(|id| -> &str { id.as_ref() }).collect();
         reasons.sort_by_key(|id| lowered.rules.iter().position(|rule| rule.id == *id));
@@ -188,15 +200,19 @@ impl World {
             || (decision.reason == Reason::Permitted) != allowed
             || (decision.reason == Reason::NoPermit) != reasons.is_empty()
             || reported != reasons.first().copied()
+            // What is said of a program without its content holds of every content.
+            || unknown.reason != Reason::HashUnknown && unknown.allows() != allowed
+            || unknown.reason == Reason::HashUnknown && action != Action::Exec
         {
             return Err(format!(
-                "the tables say {decision:?} ({reported:?}), Cedar {allowed} for {reasons:?} {errors:?}\n\
+                "the tables say {decision:?} ({reported:?}; {unknown:?} of any content), Cedar {allowed} for {reasons:?} {errors:?}\n\
                  {agent:?} {} {target:?}\n{}",
                 action.name(),
                 self.text
             ));
         }
         met.pairs += 1;
+        met.by_content += usize::from(unknown.reason == Reason::HashUnknown);
         match decision.reason {
             Reason::Permitted => met.permitted += 1,
             Reason::Forbidden => met.forbidden += 1,
@@ -240,6 +256,7 @@ fn assert_complete(met: &Met) {
     ] {
         assert!(count > met.pairs / 10, "only {count} of {} {what}", met.pairs);
     }
+    assert!(met.by_content > met.pairs / 500, "only {} by content", met.by_content);
     for form in FORMS {
         let count = met.forms.get(form).copied().unwrap_or_default();
         assert!(count > met.pairs / 20_000, "`{form}` stands in only {count} policies");
@@ -276,12 +293,13 @@ fn prove() {
     }
     assert_complete(&met);
     println!(
-        "{} pairs on {} sets of policies: {} permitted, {} forbidden, {} without permit, no disagreement",
+        "{} pairs on {} sets of policies: {} permitted, {} forbidden, {} without permit, {} by content, no disagreement",
         met.pairs,
         last - 1_000_000,
         met.permitted,
         met.forbidden,
-        met.no_permit
+        met.no_permit,
+        met.by_content
     );
 }
 
@@ -289,7 +307,7 @@ fn prove() {
 #[test]
 fn every_table_matters() {
     type Spoil = fn(&mut Lowered);
-    let spoils: [(&str, Spoil); 10] = [
+    let spoils: [(&str, Spoil); 12] = [
         ("objects", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Object)),
         ("folders", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Beneath)),
         ("prefixes", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Prefix)),
@@ -297,6 +315,10 @@ fn every_table_matters() {
         ("patterns", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::State)),
         ("sockets", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Socket)),
         ("privileges", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Privilege)),
+        ("contents", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Content)),
+        ("what contents are asked for", |tables| {
+            tables.joins.retain(|key, _| key.facet & JoinKey::CONTENTS == 0);
+        }),
         ("peers", |tables| tables.peers.clear()),
         ("joins", |tables| tables.joins.clear()),
         ("classes", |tables| {

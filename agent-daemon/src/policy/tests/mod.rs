@@ -1,6 +1,7 @@
 //! What policies mean, what is refused, and that the tables say what Cedar says.
 
 mod accepted;
+mod contents;
 mod differential;
 mod explained;
 mod files;
@@ -10,11 +11,14 @@ mod scale;
 mod suggested;
 
 use agent_ebpf::{
-    Action, Config, Decision, Facet, Peer, PlaceKey, decide_numbered, decide_path, decide_peer,
+    Action, Config, Decision, Facet, PathHash, Peer, PlaceKey, PlaceKind, decide_numbered, decide_path, decide_peer,
     decide_socket,
 };
 
-use super::{Agent, AgentName, HashedTables, Lowered, Policies, PolicyError, Source, Target};
+use super::content::Digest;
+use super::{
+    Agent, AgentName, HashedTables, Lowered, Policies, PolicyError, Source, Target, WithContent,
+};
 
 const CONFIG: Config = Config {
     levels: 0,
@@ -43,7 +47,15 @@ fn lowered(text: &str) -> Lowered {
     policies.lower(&agent, &[]).unwrap().as_ref().clone()
 }
 
-fn decide(tables: &HashedTables, action: Action, target: &Target) -> Decision {
+/// The verdict; on a program, with this content.
+fn decide(
+    tables: &HashedTables,
+    action: Action,
+    target: &Target,
+    content: Option<Digest>,
+) -> Decision {
+    let content = content.map(|digest| PathHash::of(&CONFIG, PlaceKind::Content, &digest.0));
+    let tables = &WithContent { tables, content };
     match target {
         Target::File { path, is_dir } => {
             let path = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
@@ -82,8 +94,18 @@ fn v6(protocol: u8, address: &str, port: u16) -> Target {
 
 /// The id of the policy that decided, or why none did: `+id` permitted, `-id` forbade, `no_permit`.
 fn says(tables: &Lowered, action: Action, target: &Target) -> String {
+    says_with(tables, action, target, None)
+}
+
+/// The same of a program with this content.
+fn says_with(
+    tables: &Lowered,
+    action: Action,
+    target: &Target,
+    content: Option<Digest>,
+) -> String {
     let hashed = HashedTables::new(tables, &CONFIG).unwrap();
-    let decision = decide(&hashed, action, target);
+    let decision = decide(&hashed, action, target, content);
     let name = tables.rule_name(decision.rule);
     match decision.reason {
         agent_ebpf::Reason::Permitted => format!("+{}", name.unwrap()),

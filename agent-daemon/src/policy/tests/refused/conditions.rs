@@ -30,7 +30,25 @@ fn conditions() {
         ("resource.prot like \"t*\"", "prot", "no resource has an attribute `prot`", "a Peer has"),
         ("resource has prot", "prot", "no resource has an attribute `prot`", "a Peer has"),
         ("resource.host == \"example.com\"", "host", "host names cannot be kept", "isInRange"),
-        ("resource.sha256 == \"00\"", "sha256", "not told apart by content", "Program::"),
+        (
+            "resource has sha256 && resource.sha256 == \"00\"",
+            "\"00\"",
+            "`00` is no SHA-256 digest",
+            "64 hexadecimal digits in lower case",
+        ),
+        (
+            "resource has sha256 && resource.sha256 == 3",
+            "3",
+            "a digest is compared with a string",
+            "sha256sum",
+        ),
+        (
+            "resource has sha256 && resource.sha256 like \"0*\"",
+            "resource.sha256 like \"0*\"",
+            "`sha256` is no text",
+            "`like` is for paths",
+        ),
+        ("resource.hash == \"00\"", "hash", "no resource has an attribute `hash`", "`sha256`"),
         ("resource.label == \"secret\"", "label", "files have no labels", "resource.path like"),
         (
             "principal.nam == \"coder\"",
