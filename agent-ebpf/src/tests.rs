@@ -9,7 +9,7 @@ const CONFIG: Config = Config {
     hash_seed: 0x1234_5678,
     hash_factor: 0x9e37_79b9_7f4a_7c15,
     abi: 1,
-    pad: 0,
+    contents: 0,
 };
 
 #[derive(Default)]

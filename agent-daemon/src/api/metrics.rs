@@ -19,6 +19,8 @@ pub struct Metrics {
     generation: IntGauge,
     load_errors: IntCounter,
     kernel_memory: IntGaugeVec,
+    hashes: IntGauge,
+    hashed: IntCounterVec,
 }
 
 /// A metric's name and help, or the closest that can be registered: names here are constants, so the
@@ -90,6 +92,19 @@ impl Metrics {
                 &["table"],
             ),
         );
+        let hashes = registered(
+            r,
+            IntGauge::new("ambit_program_hashes", "Programs of which the content is known"),
+        );
+        let hashed = counters(
+            r,
+            "ambit_program_hashes_total",
+            "Programs of which the content was asked for, by what came of it",
+            &["outcome"],
+        );
+        for outcome in crate::authority::OUTCOMES {
+            hashed.with_label_values(&[outcome]);
+        }
         let start = registered(
             r,
             Gauge::new(
@@ -147,6 +162,8 @@ impl Metrics {
             generation,
             load_errors,
             kernel_memory,
+            hashes,
+            hashed,
         }
     }
 
@@ -205,6 +222,16 @@ impl Metrics {
         }
     }
 
+    /// A program's content was asked for, and this came of it.
+    pub fn hashed(&self, outcome: &str) {
+        self.hashed.with_label_values(&[outcome]).inc();
+    }
+
+    /// How many programs are known by content.
+    pub fn hashes(&self, known: usize) {
+        self.hashes.set(i64::try_from(known).unwrap_or(i64::MAX));
+    }
+
     /// Everything in the text exposition format.
     pub fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
@@ -240,6 +267,8 @@ mod tests {
             "ambit_events_lost_total{reason=\"ring_file\"} 3",
             "ambit_events_lost_total{reason=\"undecodable\"} 0",
             "ambit_policy_load_errors_total 0",
+            "ambit_program_hashes 0",
+            "ambit_program_hashes_total{outcome=\"refused\"} 0",
             "ambit_hook_attached{hook=\"fanotify\"} 0",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");

@@ -26,7 +26,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-pub(super) const MAPS: [&str; 17] = [
+pub(super) const MAPS: [&str; 18] = [
     "CONFIG",
     "AGENTS",
     "CGROUPS",
@@ -39,6 +39,7 @@ pub(super) const MAPS: [&str; 17] = [
     "JOINS",
     "OBJECTS",
     "GUARDED",
+    "CONTENTS",
     "DENIED",
     "TOLD",
     "STREAM",
@@ -334,7 +335,7 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         hash_seed: random()?,
         hash_factor: random()? | 1,
         abi: ABI_VERSION,
-        pad: 0,
+        contents: 0,
     };
     tables.set_config(&config)?;
 

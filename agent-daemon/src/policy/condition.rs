@@ -590,8 +590,7 @@ impl Reader<'_> {
     }
 
     fn unknown_attribute<T>(&self, node: &Node<'_>, name: &str) -> Result<T, Box<Diagnostic>> {
-        let list =
-            "a Peer has `ip`, `port` and `protocol`; a File, Dir, Program or UnixSocket has `path`; a Program \
+        let list = "a Peer has `ip`, `port` and `protocol`; a File, Dir, Program or UnixSocket has `path`; a Program \
              has `sha256`";
         let (message, help) = match name {
             "host" => (

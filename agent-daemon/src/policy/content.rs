@@ -53,6 +53,20 @@ pub(super) fn is_asked(formula: &Formula, atoms: &Atoms) -> bool {
     found
 }
 
+/// The paths that rules name together with contents.
+pub(super) fn programs(pieces: &[Piece], atoms: &Atoms) -> BTreeSet<Vec<u8>> {
+    let asking = pieces.iter().filter(|piece| is_asked(&piece.formula, atoms));
+    let mut found = BTreeSet::new();
+    for piece in asking {
+        piece.formula.each_atom(&mut |id| {
+            if let Some(Atom::Object(path)) = atoms.get(id) {
+                found.insert(path.clone());
+            }
+        });
+    }
+    found
+}
+
 /// A rule with what is left of it where it depends on nothing but content.
 type Asking<'a> = (&'a Piece, &'a Formula);
 
@@ -210,7 +224,9 @@ mod tests {
         let digest = Digest::parse(text).unwrap();
         assert_eq!((digest.0[0], digest.0[31]), (0xe3, 0x55));
         assert_eq!(digest.to_string(), text);
-        for wrong in ["", &text[1..], &format!("{text}0"), &text.to_uppercase(), &text.replace('e', "g")] {
+        for wrong in
+            ["", &text[1..], &format!("{text}0"), &text.to_uppercase(), &text.replace('e', "g")]
+        {
             assert_eq!(Digest::parse(wrong), None, "{wrong}");
         }
     }

@@ -42,8 +42,8 @@ impl<'a> Pieces<'a> {
             let mut joins = false;
             piece.formula.each_atom(&mut |id| {
                 let dimension = atoms.get(id).map(super::formula::Atom::dimension);
-                joins |= found.is_some() && dimension != found
-                    || dimension == Some(Dimension::Content);
+                joins |=
+                    found.is_some() && dimension != found || dimension == Some(Dimension::Content);
                 found = dimension;
             });
             // What always holds is told with the first dimension, whose table always has a cell.

@@ -415,8 +415,8 @@ pub struct Config {
     pub hash_factor: u64,
     /// [`super::ABI_VERSION`] of whoever made the maps.
     pub abi: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1 once a policy set asked for the content of programs: what is known of them is kept up only then.
+    pub contents: u32,
 }
 
 /// An agent as the kernel knows it; value of map `AGENTS`, keyed by the agent's number.

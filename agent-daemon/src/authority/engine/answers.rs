@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    authority::stream::StreamError,
+    authority::{contents::StartError, stream::StreamError},
     config::ConfigError,
     kernel::{Coverage, LoadError, TableError, fanotify::FanotifyError, host::HostError},
     policy::PolicyError,
@@ -38,6 +38,9 @@ pub enum EngineError {
     /// The event stream could not start.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// Programs cannot be read.
+    #[error(transparent)]
+    Contents(#[from] StartError),
     /// The policy was refused.
     #[error("{0}")]
     Policy(#[from] PolicyError),

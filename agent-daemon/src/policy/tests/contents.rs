@@ -99,7 +99,10 @@ fn a_policy_without_digests_asks_for_none() {
 fn too_many_digests_are_refused_with_place_and_count() {
     let rule = |number: usize| {
         let digest = Digest(std::array::from_fn(|at| (number >> (at % 2 * 8)) as u8));
-        format!("permit(principal, action == Action::\"exec\", resource) when {{ {} }};\n", is(digest))
+        format!(
+            "permit(principal, action == Action::\"exec\", resource) when {{ {} }};\n",
+            is(digest)
+        )
     };
     let text: String = (0..=DIGESTS_MAX).map(rule).collect();
     let error = check(&text).unwrap().lower(&coder(), &[]).unwrap_err().to_string();

@@ -11,8 +11,8 @@ mod scale;
 mod suggested;
 
 use agent_ebpf::{
-    Action, Config, Decision, Facet, PathHash, Peer, PlaceKey, PlaceKind, decide_numbered, decide_path, decide_peer,
-    decide_socket,
+    Action, Config, Decision, Facet, PathHash, Peer, PlaceKey, PlaceKind, decide_numbered,
+    decide_path, decide_peer, decide_socket,
 };
 
 use super::content::Digest;
@@ -25,7 +25,7 @@ const CONFIG: Config = Config {
     hash_seed: 0x1234_5678_9abc_def1,
     hash_factor: 0x9e37_79b9_7f4a_7c15,
     abi: agent_ebpf::ABI_VERSION,
-    pad: 0,
+    contents: 0,
 };
 
 fn source(text: &str) -> Source {
@@ -98,12 +98,7 @@ fn says(tables: &Lowered, action: Action, target: &Target) -> String {
 }
 
 /// The same of a program with this content.
-fn says_with(
-    tables: &Lowered,
-    action: Action,
-    target: &Target,
-    content: Option<Digest>,
-) -> String {
+fn says_with(tables: &Lowered, action: Action, target: &Target, content: Option<Digest>) -> String {
     let hashed = HashedTables::new(tables, &CONFIG).unwrap();
     let decision = decide(&hashed, action, target, content);
     let name = tables.rule_name(decision.rule);
