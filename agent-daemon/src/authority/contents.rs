@@ -277,17 +277,15 @@ impl Reader {
             None => own(),
         };
         let (file, object) = match found {
-            Ok(Some(found)) => found,
-            Ok(None) | Err(_) => return Outcome::Gone,
+            Ok(Ok(found)) => found,
+            Ok(Err(outcome)) => return outcome,
+            Err(_) => return Outcome::Gone,
         };
         self.learn(&file, object).unwrap_or_else(|error| Outcome::Failed(error.to_string()))
     }
 
     /// Reads a file and writes down what it contains, if it can be told when that changes.
     fn learn(&mut self, file: &File, object: (u32, u64)) -> io::Result<Outcome> {
-        if let Some(why) = refusal(file)? {
-            return Ok(Outcome::Refused(why));
-        }
         if !lease::has_no_writers(file)? {
             return Ok(Outcome::Busy);
         }
@@ -371,8 +369,8 @@ pub fn content_of(path: &Path) -> Result<Digest, String> {
     read().unwrap_or_else(|error| Err(error.to_string()))
 }
 
-/// Opens what was asked for in a process's view; `None` when something else is there.
-fn find(process: &str, asked: &Asked) -> io::Result<Option<(File, (u32, u64))>> {
+/// Opens what was asked for in a process's view, or says why it is not read.
+fn find(process: &str, asked: &Asked) -> io::Result<Result<(File, (u32, u64)), Outcome>> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let root = format!("/proc/{process}/root");
     let root = nix::fcntl::open(root.as_str(), flags | OFlag::O_DIRECTORY, Mode::empty())?;
@@ -385,14 +383,20 @@ fn find(process: &str, asked: &Asked) -> io::Result<Option<(File, (u32, u64))>> 
     let path = Path::new(OsStr::from_bytes(&asked.path));
     let place = File::from(openat2(root.as_fd(), path, how)?);
     let stat = place.metadata()?;
-    let Some(object) = mounts.key(&place, &stat).filter(|_| stat.is_file()) else {
-        return Ok(None);
+    if !stat.is_file() {
+        return Ok(Err(Outcome::Gone));
+    }
+    if let Some(why) = refusal(&place)? {
+        return Ok(Err(Outcome::Refused(why)));
+    }
+    let Some(object) = mounts.key(&place, &stat) else {
+        return Ok(Err(Outcome::Gone));
     };
     if asked.object.is_some_and(|wanted| wanted != object) {
-        return Ok(None);
+        return Ok(Err(Outcome::Gone));
     }
     // What is open is opened again, for reading: nothing else can be there now.
-    Ok(Some((File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?, object)))
+    Ok(Ok((File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?, object)))
 }
 
 fn version(file: &File) -> io::Result<Version> {
@@ -430,7 +434,9 @@ mod tests {
 
     #[test]
     fn finds_the_very_object_and_nothing_through_links() {
-        let folder = std::env::temp_dir().join(format!("ambit-contents-{}", std::process::id()));
+        // The build's own folder, which is no tmpfs.
+        let built = std::env::current_exe().unwrap();
+        let folder = built.with_file_name(format!("ambit-contents-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let folder = fs::canonicalize(&folder).unwrap();
         let (program, link) = (folder.join("program"), folder.join("link"));
@@ -443,13 +449,22 @@ mod tests {
             due: Instant::now(),
             tries: 0,
         };
-        let (file, object) = find("self", &asked(&program, None)).unwrap().unwrap();
+        let (file, object) = match find("self", &asked(&program, None)).unwrap() {
+            Ok(found) => found,
+            // Where the build lies on another file system, that is said.
+            Err(outcome) => {
+                assert!(matches!(&outcome, Outcome::Refused(why) if why.contains("only on ext4")));
+                fs::remove_dir_all(&folder).unwrap();
+                return;
+            }
+        };
         assert_eq!(version(&file).unwrap().size, 3);
-        assert!(find("self", &asked(&program, Some(object))).unwrap().is_some());
+        assert!(find("self", &asked(&program, Some(object))).unwrap().is_ok());
         let other = (object.0, object.1 + 1);
-        assert!(find("self", &asked(&program, Some(other))).unwrap().is_none());
+        let gone = find("self", &asked(&program, Some(other))).unwrap();
+        assert_eq!(gone.err(), Some(Outcome::Gone));
         assert!(find("self", &asked(&link, None)).is_err());
-        assert!(find("self", &asked(&folder, None)).unwrap().is_none());
+        assert_eq!(find("self", &asked(&folder, None)).unwrap().err(), Some(Outcome::Gone));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

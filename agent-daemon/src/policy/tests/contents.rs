@@ -2,7 +2,9 @@
 
 use agent_ebpf::{Action, JoinKey, PlaceCell};
 
+use super::super::compare::compare;
 use super::super::content::{DIGESTS_MAX, Digest};
+use super::super::explain::{Judge, explain};
 use super::{check, coder, file, lowered, says, says_with};
 
 const ONE: Digest = Digest([0x11; 32]);
@@ -111,4 +113,51 @@ fn too_many_digests_are_refused_with_place_and_count() {
     let text: String = (0..DIGESTS_MAX).map(rule).collect();
     let tables = check(&text).unwrap().lower(&coder(), &[]).unwrap();
     assert_eq!(tables.joins.len(), DIGESTS_MAX + 2);
+}
+
+#[test]
+fn programs_named_by_path_and_content_are_read_ahead() {
+    let tables = lowered(&format!(
+        "permit(principal, action == Action::\"exec\", resource == Program::\"/usr/bin/git\") when {{ {} }};\n\
+         permit(principal, action == Action::\"exec\", resource == Program::\"/bin/ls\");\n\
+         permit(principal, action == Action::\"exec\", resource in Dir::\"/opt\") when {{ {} }};",
+        is(ONE),
+        is(TWO)
+    ));
+    let paths: Vec<&[u8]> = tables.programs.iter().map(Vec::as_slice).collect();
+    assert_eq!(paths, [b"/opt".as_slice(), b"/usr/bin/git"]);
+    assert!(tables.asks_contents());
+}
+
+#[test]
+fn the_explanation_tells_the_content_and_whether_it_is_named() {
+    let policies = check(&format!(
+        "@id(\"git\") permit(principal, action == Action::\"exec\", resource) when {{ {} }};",
+        is(ONE)
+    ))
+    .unwrap();
+    let mut judge = Judge::new(&policies, coder(), &[]).unwrap();
+    let mut asked = |content| {
+        judge.set_content(content);
+        explain(&policies, &judge, Action::Exec, &file("/usr/bin/git")).unwrap()
+    };
+    let known = asked(Some(ONE));
+    assert!(known.allowed && known.content_is_named);
+    assert!(known.text().contains(&format!("its SHA-256 is {ONE}, which a policy names")));
+    let other = asked(Some(OTHER));
+    assert!(!other.allowed && !other.content_is_named);
+    assert!(other.text().contains("which no policy names"));
+    let unknown = asked(None);
+    assert_eq!((unknown.allowed, unknown.reason), (false, "hash_unknown"));
+}
+
+#[test]
+fn policies_on_contents_are_not_compared() {
+    let one = check(&format!(
+        "permit(principal, action == Action::\"exec\", resource) when {{ {} }};",
+        is(ONE)
+    ))
+    .unwrap();
+    let error = compare(&one, &one, None).unwrap_err().to_string();
+    assert!(error.contains("resource.sha256"), "{error}");
 }
