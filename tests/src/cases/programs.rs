@@ -199,28 +199,21 @@ fn rewritten(world: &World) -> Result<()> {
     let (good, digest) = program("good", "A")?;
     let policy = with_base(&(open() + &by_content("good", "permit", "resource", &digest)));
     // Its last byte is changed and changed back, and it never runs while it is another.
-    let output = world.agent("rewritten").policy(&policy)?.act(&[
-        "run-soon",
-        &good,
-        "must",
-        "nothing",
-        "then",
-        "rewrite-and-run",
-        &good,
-        "AB",
-        "300",
-        "then",
-        "run-soon",
-        &good,
-        "must",
-        "nothing",
-    ])?;
+    let soon = ["run-soon", &good, "must", "nothing", "then"];
+    let mut steps = soon.to_vec();
+    steps.extend(["rewrite-and-run", &good, "AB", "300", "then"]);
+    steps.extend(soon);
+    // The same through a mapping that is held while the daemon is asked to read it.
+    steps.extend(["map-and-run", &good, "AB", "then"]);
+    steps.extend(&soon[..4]);
+    let output = world.agent("rewritten").policy(&policy)?.act(&steps)?;
     output.expect("rewrite-and-run", 0)?;
+    output.expect("map-and-run", 0)?;
     let all = output.steps();
     let runs = all.iter().filter(|step| {
         step["step"].as_str().is_some_and(|step| step.starts_with("run-soon")) && step["errno"] == 0
     });
-    ensure!(runs.count() == 2, "{}", output.whole());
+    ensure!(runs.count() == 3, "{}", output.whole());
     world.bystander(&["run", &good, "must", "nothing"])?.expect("run", 0)
 }
 

@@ -49,6 +49,34 @@ pub(super) fn step(words: &[&str]) -> Result<bool> {
             let file = File::options().write(true).open(program)?;
             file.write_all_at(&bytes.as_bytes()[..1], file.metadata()?.len() - 1)?;
         }
+        // Holds the last page of a program mapped for writing while it is asked for, writes another byte there,
+        // which changes no time, lets it go, and runs it. `EIO` is that it ran.
+        ["map-and-run", program, bytes] => {
+            let file = File::options().read(true).write(true).open(program)?;
+            let last = file.metadata()?.len() - 1;
+            let (page, at) = (last / 4096 * 4096, usize::try_from(last % 4096)?);
+            let mapped = shared_page(&file, page)?;
+            drop(file);
+            // SAFETY: within the page that was mapped.
+            unsafe { mapped.add(at).write_volatile(bytes.as_bytes()[0]) };
+            for _ in 0..20 {
+                if run(program, &["must", "nothing"]).is_ok() {
+                    return Err(Errno::EEXIST.into());
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            // SAFETY: as above; and nobody holds it any more.
+            unsafe {
+                mapped.add(at).write_volatile(bytes.as_bytes()[1]);
+                libc::munmap(mapped.cast(), 4096);
+            }
+            let ran = run(program, &["must", "nothing"]).is_ok();
+            let file = File::options().write(true).open(program)?;
+            file.write_all_at(&bytes.as_bytes()[..1], last)?;
+            if ran {
+                return Err(Errno::EIO.into());
+            }
+        }
         ["run-fed", program, script] => {
             let status =
                 Command::new(program).stdin(File::open(script)?).stdout(Stdio::null()).status()?;
@@ -150,6 +178,14 @@ fn map(file: Option<&File>, protection: i32) -> Result<*mut libc::c_void> {
     // SAFETY: a new mapping of a page, which is never touched, and gone at the actor's end.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, fd, 0) };
     if at == libc::MAP_FAILED { Err(Errno::last().into()) } else { Ok(at) }
+}
+
+fn shared_page(file: &File, from: u64) -> Result<*mut u8> {
+    let (both, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+    let from = libc::off_t::try_from(from)?;
+    // SAFETY: a new mapping of a page.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, both, libc::MAP_SHARED, fd, from) };
+    if at == libc::MAP_FAILED { Err(Errno::last().into()) } else { Ok(at.cast()) }
 }
 
 fn protect(at: *mut libc::c_void) -> Result<()> {
