@@ -55,7 +55,8 @@ const NAMED: usize = 256;
 /// number are no other object's (include/uapi/linux/magic.h). Not tmpfs: what is written through a mapping
 /// leaves no trace there. Not overlayfs: its inode does not follow the file beneath. Not btrfs: its
 /// subvolumes share a device and have the same inode numbers.
-const KEPT: [(i64, &str); 3] = [(0xef53, "ext4"), (0x5846_5342, "xfs"), (0xf2f5_2010, "f2fs")];
+const KEPT: [(nix::libc::__fsword_t, &str); 3] =
+    [(0xef53, "ext4"), (0x5846_5342, "xfs"), (0xf2f5_2010, "f2fs")];
 
 /// What came of reading a file; the names are a metric's label.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -324,7 +325,7 @@ impl Reader {
 
 /// Why the content of a file is never known, if so.
 fn refusal(file: &File) -> io::Result<Option<String>> {
-    let kind = i64::from(nix::sys::statfs::fstatfs(file)?.filesystem_type().0);
+    let kind = nix::sys::statfs::fstatfs(file)?.filesystem_type().0;
     if !KEPT.iter().any(|(magic, _)| *magic == kind) {
         let kept = KEPT.map(|(_, name)| name).join(", ");
         return Ok(Some(format!(
@@ -369,8 +370,11 @@ pub fn content_of(path: &Path) -> Result<Digest, String> {
     read().unwrap_or_else(|error| Err(error.to_string()))
 }
 
+/// A file, and the object that it is.
+type Found = (File, (u32, u64));
+
 /// Opens what was asked for in a process's view, or says why it is not read.
-fn find(process: &str, asked: &Asked) -> io::Result<Result<(File, (u32, u64)), Outcome>> {
+fn find(process: &str, asked: &Asked) -> io::Result<Result<Found, Outcome>> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let root = format!("/proc/{process}/root");
     let root = nix::fcntl::open(root.as_str(), flags | OFlag::O_DIRECTORY, Mode::empty())?;
