@@ -19,6 +19,11 @@ pub trait Reach {
     fn peer(&self, key: &PeerKey) -> Option<&PeerCell>;
     /// What rules that join dimensions say of these classes, if anything.
     fn join(&self, key: &JoinKey) -> Option<&Pair>;
+    /// Where the rules on the content of what is run are, when that content is known.
+    #[inline(always)]
+    fn content(&self) -> Option<PlaceKey> {
+        None
+    }
 }
 
 /// The names that an agent was told, as [`decide_peer`] asks them.
@@ -66,6 +71,8 @@ impl Decision {
     #[must_use]
     pub const fn or_forbidden(self, object: RuleId) -> Self {
         let named = match self.reason {
+            // Whatever the content is: what is forbidden of the object decides.
+            Reason::HashUnknown if object != RULE_NONE => RULE_NONE,
             Reason::Permitted | Reason::NoPermit => RULE_NONE,
             Reason::Forbidden => self.rule,
             Reason::PathUnresolved
@@ -74,7 +81,8 @@ impl Decision {
             | Reason::NoName
             | Reason::Anonymous
             | Reason::NoScratch
-            | Reason::PeerUnresolved => return self,
+            | Reason::PeerUnresolved
+            | Reason::HashUnknown => return self,
         };
         if object == RULE_NONE {
             return self;
@@ -101,7 +109,8 @@ impl Decision {
             | Reason::NoPolicy
             | Reason::NoName
             | Reason::NoScratch
-            | Reason::PeerUnresolved => {
+            | Reason::PeerUnresolved
+            | Reason::HashUnknown => {
                 if mode == Mode::Audit as u8 {
                     Verdict::WouldDeny
                 } else {
@@ -307,8 +316,37 @@ impl PathWalk {
         {
             found = found.and(*joined);
         }
+        if self.path_class & PlaceCell::BY_CONTENT != 0 && matches!(facet, Facet::ExecProgram) {
+            return by_content(found, classes, reach);
+        }
         Decision::of(found)
     }
+}
+
+/// What it comes to for a program of these classes where rules may ask for its content. What nobody knows
+/// is only asked for where it can make a difference.
+#[inline(always)]
+fn by_content(found: Pair, classes: [u32; 3], reach: &impl Reach) -> Decision {
+    let exec = Facet::ExecProgram as u32;
+    let said = |mark: u32| reach.join(&JoinKey { facet: exec | mark, classes });
+    let Some(possible) = said(JoinKey::CONTENTS) else {
+        return Decision::of(found);
+    };
+    if let Some(key) = reach.content() {
+        let class = reach.place(&key).map_or(0, |cell| cell.class);
+        let named = said(JoinKey::content(class));
+        let named = if named.is_some() { named } else { said(JoinKey::content(0)) };
+        return Decision::of(named.map_or(found, |named| found.and(*named)));
+    }
+    let is_forbidden = found.forbid != RULE_NONE;
+    let is_permitted = found.permit != RULE_NONE;
+    if is_forbidden
+        || is_permitted && possible.forbid == RULE_NONE
+        || !is_permitted && possible.permit == RULE_NONE
+    {
+        return Decision::of(found);
+    }
+    Decision::because(Reason::HashUnknown)
 }
 
 /// Judges an action on the object at an absolute path: the host's way to run a [`PathWalk`].

@@ -4,9 +4,10 @@
 //! it loads them.
 
 use agent_ebpf::{
-    ARGV_MAX, Action, Agent, Config, Decision, ExecBody, FACETS, FileBody, Header, HostName,
-    JoinKey, NameKey, NamedKey, ObjectCell, ObjectKey, PATH_MAX, Pair, PathWalk, PatternRow,
-    PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, RuleId, SLOTS_PER_CPU, Stream, Task,
+    ARGV_MAX, Action, Agent, Config, Content, Decision, ExecBody, FACETS, FileBody, Header,
+    HostName, JoinKey, NameKey, NamedKey, ObjectCell, ObjectKey, PATH_MAX, Pair, PathWalk,
+    PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, RuleId, SLOTS_PER_CPU, Stream,
+    Task,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -189,6 +190,11 @@ pub static ACCEPTED: SkStorage<u32> = SkStorage::new();
 /// Objects of Ambit's own, and the folders that lead to them. Written by the daemon.
 #[btf_map]
 pub static GUARDED: HashMap<ObjectKey, u32, 65536, NO_PREALLOC> = HashMap::new();
+
+/// Programs whose content is known. Written by the daemon, which forgets all when it is full; what an agent
+/// opens for writing, the hooks take out.
+#[btf_map]
+pub static CONTENTS: HashMap<ObjectKey, Content, 65536, NO_PREALLOC> = HashMap::new();
 
 /// What was denied, or would have been. Written by the hooks, read by the daemon.
 #[btf_map]

@@ -10,7 +10,7 @@ const CONFIG: Config = Config {
     hash_factor: 0x9e37_79b9_7f4a_7c15,
     netns: 0,
     abi: 1,
-    pad: 0,
+    contents: 0,
 };
 
 #[derive(Default)]
@@ -21,6 +21,7 @@ struct Tables {
     joins: HashMap<JoinKey, Pair>,
     hosts: HashMap<NamedKey, PeerNames>,
     names: HashMap<u32, PeerCell>,
+    content: Option<PlaceKey>,
 }
 
 impl Names for Tables {
@@ -66,6 +67,10 @@ impl Reach for Tables {
 
     fn join(&self, key: &JoinKey) -> Option<&Pair> {
         self.joins.get(key)
+    }
+
+    fn content(&self) -> Option<PlaceKey> {
+        self.content
     }
 }
 
@@ -387,4 +392,49 @@ fn audit_denies_nothing_and_an_unknown_mode_enforces() {
     assert_eq!(denied.verdict(Mode::Audit as u8), Verdict::WouldDeny);
     assert_eq!(denied.verdict(Mode::Enforce as u8), Verdict::Denied);
     assert_eq!(denied.verdict(200), Verdict::Denied);
+}
+
+#[test]
+fn content_is_asked_for_last_and_only_where_it_is_marked() {
+    let mut tables = Tables::default();
+    let class = 3 | PlaceCell::BY_CONTENT;
+    tables.cell(PlaceKind::Beneath, "/d").class = class;
+    let mut join = |mark, pair| {
+        let facet = Facet::ExecProgram as u32 | mark;
+        tables.joins.insert(JoinKey { facet, classes: [class, 0, 0] }, pair);
+    };
+    join(JoinKey::CONTENTS, permit(2).and(forbid(4)));
+    join(JoinKey::content(0), NONE);
+    join(JoinKey::content(1), permit(2));
+    join(JoinKey::content(2), permit(2).and(forbid(4)));
+    let digest = |byte| PathHash::of(&CONFIG, PlaceKind::Content, &[byte; 32]);
+    for (byte, class) in [(1, 1), (2, 2), (3, 3)] {
+        tables.places.entry(digest(byte)).or_default().class = class;
+    }
+    let mut exec = |content: Option<u8>| {
+        tables.content = content.map(digest);
+        decide_path(&CONFIG, Facet::ExecProgram, b"/d/x", &tables)
+    };
+    assert_eq!(exec(None), Decision::because(Reason::HashUnknown));
+    assert_eq!(exec(Some(1)), Decision { reason: Reason::Permitted, rule: 2 });
+    assert_eq!(exec(Some(2)), Decision { reason: Reason::Forbidden, rule: 4 });
+    // A class that is not named here, and a content that is named nowhere.
+    assert_eq!(exec(Some(3)).reason, Reason::NoPermit);
+    assert_eq!(exec(Some(9)).reason, Reason::NoPermit);
+    tables.content = None;
+    assert_eq!(tables.read("/d/x").reason, Reason::NoPermit);
+    // What is forbidden whatever it contains is not asked for its content.
+    tables.cell(PlaceKind::Beneath, "/d").pairs[Facet::ExecProgram as usize] = forbid(7);
+    let exec = decide_path(&CONFIG, Facet::ExecProgram, b"/d/x", &tables);
+    assert_eq!(exec, Decision { reason: Reason::Forbidden, rule: 7 });
+    let unknown = Decision::because(Reason::HashUnknown);
+    assert_eq!(unknown.or_forbidden(5), Decision { reason: Reason::Forbidden, rule: 5 });
+    assert_eq!(unknown.verdict(Mode::Enforce as u8), Verdict::Denied);
+}
+
+#[test]
+fn a_content_is_known_by_the_hash_of_its_digest() {
+    let key = PathHash::of(&CONFIG, PlaceKind::Content, &[7; 32]);
+    let content = Content { hash: key.hash, ..Content::default() };
+    assert_eq!(content.key(), key);
 }

@@ -53,6 +53,8 @@ pub struct Settings {
     pub pins: String,
     /// The metrics address.
     pub metrics: String,
+    /// File systems that a backend by marks covers, besides the stage's.
+    pub filesystems: Vec<String>,
     /// More lines of `[kernel]`.
     pub kernel: String,
     /// More lines of `[events]`.
@@ -66,6 +68,7 @@ impl Default for Settings {
         Self {
             pins: PINS.to_owned(),
             metrics: "127.0.0.1:9464".to_owned(),
+            filesystems: Vec::new(),
             kernel: String::new(),
             events: String::new(),
             more: String::new(),
@@ -133,14 +136,19 @@ impl World {
     }
 
     fn configuration(&self, settings: &Settings, run: &str) -> String {
-        let Settings { pins, metrics, kernel, events, more } = settings;
+        let Settings { pins, metrics, filesystems, kernel, events, more } = settings;
+        let marked: Vec<&str> = self
+            .stage
+            .filesystems()
+            .into_iter()
+            .chain(filesystems.iter().map(String::as_str))
+            .collect();
         format!(
             "[kernel]\npins = {pins:?}\nattach = {:?}\nagents = {:?}\nbackend = \"auto\"\n\
-             filesystems = {:?}\n{kernel}\n[daemon]\nrun = {run:?}\nmetrics = {metrics:?}\n\n\
+             filesystems = {marked:?}\n{kernel}\n[daemon]\nrun = {run:?}\nmetrics = {metrics:?}\n\n\
              [events]\nfile = {EVENTS:?}\n{events}\n[policy]\nfolder = {POLICIES:?}\n\n{more}",
             self.attach,
             self.stage.agents(),
-            self.stage.filesystems(),
         )
     }
 

@@ -89,6 +89,23 @@ struct FactProgram {
     refused: Option<String>,
 }
 
+/// Programs by what they contain, where a policy asks for it.
+fn contents(files: Option<&str>, no_lsm: &str) -> Row {
+    let by = files.map(|files| match files {
+        "lsm" => "lsm/bprm_check_security, lsm/file_open, lsm/mmap_file".to_owned(),
+        other => other.to_owned(),
+    });
+    let why = match &by {
+        Some(_) => {
+            "a program whose content nobody knows yet is denied, then read by the daemon, so that \
+                    the next try is judged; on ext4, xfs and f2fs, and denied on all others"
+                .to_owned()
+        }
+        None => no_lsm.to_owned(),
+    };
+    Row { action: "programs by content".to_owned(), enforced_by: by.clone(), observed_by: by, why }
+}
+
 /// Changes by name: a kernel that has no hook for one of them says so.
 fn change(files: Option<&str>, no_lsm: &str, refused: impl Fn(Hook) -> Option<String>) -> Row {
     const HOOKS: [Hook; 10] = [
@@ -287,6 +304,7 @@ impl Report {
                 },
             });
         }
+        actions.push(contents(coverage.files.as_deref(), &lsm_why));
         actions.push(change(coverage.files.as_deref(), &lsm_why, refused));
         for (name, v4, v6) in [
             ("connect", Hook::Connect4, Hook::Connect6),

@@ -21,6 +21,8 @@ pub struct Metrics {
     kernel_memory: IntGaugeVec,
     names: IntGauge,
     answers: IntCounterVec,
+    hashes: IntGauge,
+    hashed: IntCounterVec,
 }
 
 /// What becomes of an answer that is understood.
@@ -107,6 +109,19 @@ impl Metrics {
         for outcome in [PASSED_ON, "malformed", "name", "too_many", "table"] {
             answers.with_label_values(&[outcome]);
         }
+        let hashes = registered(
+            r,
+            IntGauge::new("ambit_program_hashes", "Programs of which the content is known"),
+        );
+        let hashed = counters(
+            r,
+            "ambit_program_hashes_total",
+            "Programs of which the content was asked for, by what came of it",
+            &["outcome"],
+        );
+        for outcome in crate::authority::OUTCOMES {
+            hashed.with_label_values(&[outcome]);
+        }
         let start = registered(
             r,
             Gauge::new(
@@ -166,6 +181,8 @@ impl Metrics {
             kernel_memory,
             names,
             answers,
+            hashes,
+            hashed,
         }
     }
 
@@ -239,6 +256,16 @@ impl Metrics {
         }
     }
 
+    /// A program's content was asked for, and this came of it.
+    pub fn hashed(&self, outcome: &str) {
+        self.hashed.with_label_values(&[outcome]).inc();
+    }
+
+    /// How many programs are known by content.
+    pub fn hashes(&self, known: usize) {
+        self.hashes.set(i64::try_from(known).unwrap_or(i64::MAX));
+    }
+
     /// Everything in the text exposition format.
     pub fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
@@ -274,6 +301,8 @@ mod tests {
             "ambit_events_lost_total{reason=\"ring_file\"} 3",
             "ambit_events_lost_total{reason=\"undecodable\"} 0",
             "ambit_policy_load_errors_total 0",
+            "ambit_program_hashes 0",
+            "ambit_program_hashes_total{outcome=\"refused\"} 0",
             "ambit_hook_attached{hook=\"fanotify\"} 0",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");

@@ -5,9 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use agent_ebpf::Task;
+use agent_ebpf::{Content, Task};
 
-use super::{directory::Directory, engine::lock_of, stream::Inbox};
+use super::{contents::Contents, directory::Directory, engine::lock_of, stream::Inbox};
 use crate::{
     kernel::{
         Tables,
@@ -37,6 +37,8 @@ pub struct Bounds {
     pub config: agent_ebpf::Config,
     /// Where its records go.
     pub inbox: Arc<Inbox>,
+    /// Who reads programs.
+    pub contents: Arc<Contents>,
 }
 
 impl fanotify::Bounds for Bounds {
@@ -68,6 +70,18 @@ impl fanotify::Bounds for Bounds {
         let entry = names.agents.get(&agent)?;
         let set = names.sets.get(&entry.set)?;
         Some((entry.set, entry.mode as u8, set.hashed.clone()))
+    }
+
+    fn content(&self, object: (u32, u64)) -> Option<Content> {
+        lock_of(&self.tables).content(object).ok().flatten()
+    }
+
+    fn forget_content(&self, object: (u32, u64)) {
+        if self.contents.in_use()
+            && let Err(error) = lock_of(&self.tables).unknow(object)
+        {
+            eprintln!("ambitd: {error}");
+        }
     }
 
     fn config(&self) -> agent_ebpf::Config {

@@ -1,6 +1,7 @@
 //! When: which agents there are, from when until when, and under which policy.
 
 mod bounds;
+mod contents;
 mod directory;
 mod engine;
 mod layers;
@@ -10,6 +11,7 @@ mod protect;
 mod state;
 mod stream;
 
+pub use contents::{OUTCOMES, content_of};
 pub use directory::{AgentEntry, Directory, Source};
 pub use engine::{
     CLOSING, Engine, EngineError, Finished, RunRequest, Running, Started, Summary, remove_all,

@@ -11,13 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::{Action, Header, Lane, NamedKey, PeerBody, Privilege, SocketKind, Verdict};
+use agent_ebpf::{
+    Action, Header, Lane, NamedKey, PeerBody, Privilege, Reason, SocketKind, Verdict,
+};
 use std::os::unix::ffi::OsStrExt as _;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::FromBytes as _;
 
-use super::directory::Directory;
+use super::{contents::Contents, directory::Directory};
 use crate::{
     api::Metrics,
     config::EventsConfig,
@@ -88,6 +90,7 @@ struct Carrier {
     directory: Arc<Directory>,
     inbox: Arc<Inbox>,
     metrics: Arc<Metrics>,
+    contents: Arc<Contents>,
     pipeline: Pipeline,
     config: EventsConfig,
     /// By the file that an agent's events go to.
@@ -111,6 +114,7 @@ impl Stream {
         directory: Arc<Directory>,
         inbox: Arc<Inbox>,
         metrics: Arc<Metrics>,
+        contents: Arc<Contents>,
     ) -> Result<Self, StreamError> {
         let tables = Tables::open(maps)?;
         let mut pipeline = Pipeline::new(&Host::read()?, Processes::new(Box::new(SlashProc)));
@@ -125,6 +129,7 @@ impl Stream {
             directory,
             inbox,
             metrics,
+            contents,
             pipeline,
             config: config.clone(),
             ways: HashMap::new(),
@@ -261,6 +266,7 @@ impl Carrier {
             }
             let mut batch = std::mem::take(&mut way.batch);
             remember(&self.directory, &batch);
+            learn(&self.contents, &batch);
             lines.clear();
             let names = self.directory.read();
             let taken = self.pipeline.take_until(&mut batch, until, &*names, lines);
@@ -330,11 +336,26 @@ fn report(way: &mut Way, result: Result<(), SinkError>) {
     }
 }
 
+/// Has the programs read that were denied, or would have been, because nobody knows what they contain.
+fn learn(contents: &Contents, batch: &Batch) {
+    for bytes in batch.records() {
+        let header = Header::read_from_prefix(bytes).ok();
+        if header.is_some_and(|(header, _)| header.reason == Reason::HashUnknown as u8)
+            && let Ok(record) = decode(bytes)
+            && let Body::File { body, path, .. } = record.body
+        {
+            contents.ask(path, record.header.tgid, (body.device, body.inode));
+        }
+    }
+}
+
 /// Remembers what audited agents would have been denied, for the lines that would have permitted it.
 fn remember(directory: &Directory, batch: &Batch) {
     let mut found = Vec::new();
     for record in batch.records().filter_map(|bytes| decode(bytes).ok()) {
-        if record.header.verdict != Verdict::WouldDeny as u8 {
+        let unknown = record.header.reason == Reason::HashUnknown as u8;
+        // What is not known yet is no reason for a line.
+        if record.header.verdict != Verdict::WouldDeny as u8 || unknown {
             continue;
         }
         let Some(action) = Action::from_code(record.header.action) else {

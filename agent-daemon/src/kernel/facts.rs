@@ -6,7 +6,17 @@ use super::{btf::Btf, host::Host, load::LoadError};
 
 /// Where this kernel has the members that the kernel half reads.
 pub(super) fn offsets(btf: &Btf) -> Result<Offsets, LoadError> {
-    let offsets = Offsets::resolve(|owner, member| btf.offset(owner, member));
+    let offsets = Offsets::resolve(|owner, member| {
+        btf.offset(owner, member).or_else(|| {
+            // A `timespec64` of two 64-bit numbers before 6.11, with this name from 6.6.
+            let whole = || btf.offset(owner, "__i_ctime").or_else(|| btf.offset(owner, "i_ctime"));
+            match (owner, member) {
+                ("inode", "i_ctime_sec") => whole(),
+                ("inode", "i_ctime_nsec") => Some(whole()? + 8),
+                _ => None,
+            }
+        })
+    });
     let missing: Vec<String> = offsets
         .missing()
         // Gone since 6.1, where a helper takes its place; and the name that x86 alone gives.

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use agent_ebpf::Version;
+
 /// Facts about the host that decide what can be enforced.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -224,6 +226,15 @@ pub fn cgroup_id(folder: &Path) -> io::Result<u64> {
 pub fn object(stat: &fs::Metadata) -> (u32, u64) {
     let (major, minor) = (nix::sys::stat::major(stat.dev()), nix::sys::stat::minor(stat.dev()));
     ((major << 20 | minor) as u32, stat.ino())
+}
+
+/// The version of a file as the hooks read it.
+pub fn version(stat: &fs::Metadata) -> Version {
+    Version {
+        seconds: stat.ctime() as u64,
+        nanoseconds: stat.ctime_nsec() as u64,
+        size: stat.size(),
+    }
 }
 
 /// The mounts of a process's namespace, to know objects by as the hooks do.

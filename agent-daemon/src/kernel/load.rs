@@ -26,7 +26,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-pub(super) const MAPS: [&str; 25] = [
+pub(super) const MAPS: [&str; 26] = [
     "CONFIG",
     "AGENTS",
     "CGROUPS",
@@ -47,6 +47,7 @@ pub(super) const MAPS: [&str; 25] = [
     "MEMOS",
     "ACCEPTED",
     "GUARDED",
+    "CONTENTS",
     "DENIED",
     "TOLD",
     "STREAM",
@@ -343,7 +344,7 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         hash_factor: random()? | 1,
         netns: 0,
         abi: ABI_VERSION,
-        pad: 0,
+        contents: 0,
     };
     tables.set_config(&config)?;
 

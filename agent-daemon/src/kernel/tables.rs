@@ -6,8 +6,8 @@ use std::{
 };
 
 use agent_ebpf::{
-    Agent, Config, HostName, JoinKey, Lane, NameKey, NamedKey, ObjectCell, ObjectKey, Pair,
-    PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, Stream, Task,
+    Agent, Config, Content, HostName, JoinKey, Lane, NameKey, NamedKey, ObjectCell, ObjectKey,
+    Pair, PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, Stream, Task,
 };
 use aya::{
     Pod,
@@ -75,6 +75,7 @@ pub struct Tables {
     resolvers: HashMap<MapData, u32, NamedKey>,
     free_ports: Queue<MapData, u32>,
     guarded: HashMap<MapData, ObjectKey, u32>,
+    contents: HashMap<MapData, ObjectKey, Content>,
     stream: PerCpuArray<MapData, Stream>,
 }
 
@@ -102,6 +103,7 @@ impl Tables {
             free_ports: Queue::try_from(open_map(maps, "FREE_PORTS")?)
                 .map_err(failed("FREE_PORTS"))?,
             guarded: HashMap::try_from(open_map(maps, "GUARDED")?).map_err(failed("GUARDED"))?,
+            contents: HashMap::try_from(open_map(maps, "CONTENTS")?).map_err(failed("CONTENTS"))?,
             stream: PerCpuArray::try_from(open_map(maps, "STREAM")?).map_err(failed("STREAM"))?,
         })
     }
@@ -222,12 +224,12 @@ impl Tables {
     }
 
     /// Writes the names of an address, all at once.
-    pub fn know(&mut self, names: &PeerNames) -> Result<(), TableError> {
+    pub fn know_host(&mut self, names: &PeerNames) -> Result<(), TableError> {
         self.hosts.insert(names.first, names, 0).map_err(failed("HOSTS"))
     }
 
     /// Forgets the names of an address.
-    pub fn unknow(&mut self, key: &NamedKey) -> Result<(), TableError> {
+    pub fn unknow_host(&mut self, key: &NamedKey) -> Result<(), TableError> {
         ignore_missing(self.hosts.remove(key)).map_err(failed("HOSTS"))
     }
 
@@ -369,6 +371,49 @@ impl Tables {
             ignore_missing(self.guarded.remove(&key)).map_err(failed("GUARDED"))?;
         }
         Ok(())
+    }
+
+    /// From now on the hooks keep up what is known of contents.
+    pub fn ask_contents(&mut self) -> Result<(), TableError> {
+        let config = self.config()?;
+        self.set_config(&Config { contents: 1, ..config })
+    }
+
+    /// What is known of an object's content.
+    pub fn content(&self, object: (u32, u64)) -> Result<Option<Content>, TableError> {
+        match self.contents.get(&object_key(object), 0) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(failed("CONTENTS")(error)),
+        }
+    }
+
+    /// Writes down an object's content. When there is no room for it, all others are forgotten.
+    pub fn know(&mut self, object: (u32, u64), content: &Content) -> Result<(), TableError> {
+        let key = object_key(object);
+        match self.contents.insert(key, content, 0) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(nix::libc::E2BIG) =>
+            {
+                let all: Vec<ObjectKey> = self.contents.keys().filter_map(Result::ok).collect();
+                for one in all {
+                    ignore_missing(self.contents.remove(&one)).map_err(failed("CONTENTS"))?;
+                }
+                self.contents.insert(key, content, 0)
+            }
+            other => other,
+        }
+        .map_err(failed("CONTENTS"))
+    }
+
+    /// Forgets it.
+    pub fn unknow(&mut self, object: (u32, u64)) -> Result<(), TableError> {
+        ignore_missing(self.contents.remove(&object_key(object))).map_err(failed("CONTENTS"))
+    }
+
+    /// Of how many objects the content is known.
+    pub fn known_contents(&self) -> usize {
+        self.contents.keys().filter_map(Result::ok).count()
     }
 
     /// Per-CPU account of a lane.

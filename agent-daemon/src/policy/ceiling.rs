@@ -80,6 +80,7 @@ fn above(formula: &Formula, kind: Type, atoms: &Atoms) -> BTreeSet<PathBuf> {
             Some(
                 Atom::Beneath(_)
                 | Atom::Suffix(_)
+                | Atom::Content(_)
                 | Atom::Address(_)
                 | Atom::Port(..)
                 | Atom::Protocol(_)

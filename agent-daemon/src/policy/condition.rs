@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use agent_ebpf::{PeerFacet, protocol};
 
+use super::content::Digest;
 use super::diagnostic::{Diagnostic, Text, nearest};
 use super::expression::{Form, Node, parse};
 use super::formula::{AgentTest, Expr, Protocols, Test, Text as Asked};
@@ -22,12 +23,13 @@ const FORMS: &str = "a condition is made of these, joined by `&&`, `||` and `!`:
     resource.port == 443, resource.port < 1024, [80, 443].contains(resource.port)\n\
     resource.protocol == \"tcp\"\n\
     resource has host && resource.host == \"api.example.com\", … && resource.host like \"*.example.com\"\n\
-    resource.path like \"*.pem\", resource in Dir::\"/srv\", resource == File::\"/srv/x\", resource is Peer\n\
+    resource has sha256 && resource.sha256 == \"…\", resource.path like \"*.pem\"\n\
+    resource in Dir::\"/srv\", resource == File::\"/srv/x\", resource is Peer\n\
     resource in Label::\"secret\", resource.labels.contains(\"secret\")\n\
     principal in AgentGroup::\"builders\", principal.name like \"ci-*\", action == Action::\"read\"";
 
 /// The attributes of resources, and what has them.
-const ATTRIBUTES: [&str; 6] = ["ip", "port", "protocol", "host", "path", "labels"];
+const ATTRIBUTES: [&str; 7] = ["ip", "port", "protocol", "host", "path", "labels", "sha256"];
 /// The attributes of agents.
 const OF_AGENTS: [&str; 5] = ["name", "namespace", "model", "operator", "labels"];
 
@@ -263,6 +265,18 @@ impl Reader<'_> {
                 };
                 Ok(Expr::Test(Test::Path(Asked::Equals(checked))))
             }
+            ("sha256", Form::Text(written)) => match Digest::parse(written) {
+                Some(digest) => Ok(Expr::Test(Test::Content(digest))),
+                None => refuse(
+                    format!("`{written}` is no SHA-256 digest"),
+                    "write its 64 hexadecimal digits in lower case, as `sha256sum` prints them",
+                ),
+            },
+            ("sha256", _) => refuse(
+                "a digest is compared with a string".to_owned(),
+                "write `resource has sha256 && resource.sha256 == \"…\"`, with the 64 digits that \
+                 `sha256sum` prints",
+            ),
             ("path", _) => refuse(
                 "a path is compared with a string".to_owned(),
                 "write `resource.path == \"/srv/work/a\"`",
@@ -412,6 +426,7 @@ impl Reader<'_> {
         }
         let with = |kind: &Type| match name {
             "path" | "labels" => kind.is_place(),
+            "sha256" => *kind == Type::Program,
             _ => *kind == Type::Peer,
         };
         if ATTRIBUTES.contains(&name) {
@@ -667,12 +682,9 @@ impl Reader<'_> {
     }
 
     fn unknown_attribute<T>(&self, node: &Node<'_>, name: &str) -> Result<T, Box<Diagnostic>> {
-        let list = "a Peer has `ip`, `port`, `protocol` and perhaps `host`; a File, Dir, Program or UnixSocket has `path` and `labels`";
+        let list = "a Peer has `ip`, `port`, `protocol` and perhaps `host`; a File, Dir, Program or UnixSocket has `path` and `labels`; \
+             a Program has `sha256`";
         let (message, help) = match name {
-            "sha256" | "hash" => (
-                "programs are not told apart by content yet".to_owned(),
-                "name the path: `resource == Program::\"/usr/bin/git\"`".to_owned(),
-            ),
             _ if ATTRIBUTES.contains(&name) => {
                 (format!("`{name}` is no address"), FORMS.to_owned())
             }

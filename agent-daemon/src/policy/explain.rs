@@ -9,19 +9,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_ebpf::{
-    Action, Config, Decision, Facet, PATH_MAX, Peer, PlaceKey, Privilege, RULE_PROTECTED, Reason,
-    SocketKind, decide_numbered, decide_path, decide_peer, decide_socket, protocol,
+    Action, Config, Decision, Facet, PATH_MAX, PathHash, Peer, PlaceKey, PlaceKind, Privilege,
+    RULE_PROTECTED, Reason, SocketKind, decide_numbered, decide_path, decide_peer, decide_socket,
+    protocol,
 };
 use cedar_policy::{Authorizer, Entities, PolicySet};
 use serde::Serialize;
 
 use super::atoms::{Addresses, Atoms};
+use super::content::Digest;
 use super::formula::Test;
 use super::labels::Held;
 use super::model::{self, ModelError, Target};
 use super::peers::Net;
 use super::rule::{Agent, AgentName, Effect, Protected, RuleInfo};
-use super::{Collision, HashedTables, KnownBy, Lowered, Policies, PolicyError, hosts};
+use super::{Collision, HashedTables, KnownBy, Lowered, Policies, PolicyError, WithContent, hosts};
 
 /// Literals of one kind that are tried in search of what comes near.
 const TRIED: usize = 32;
@@ -35,6 +37,8 @@ pub struct Judge {
     lowered: Arc<Lowered>,
     tables: HashedTables,
     secrets: Config,
+    /// What the program contains that is asked about, if that is known.
+    content: Option<Digest>,
 }
 
 /// Why an agent has no tables to be asked.
@@ -71,7 +75,23 @@ impl Judge {
             }
         }
         let (tables, secrets) = result?;
-        Ok(Self { subject, lowered, tables, secrets })
+        Ok(Self { subject, lowered, tables, secrets, content: None })
+    }
+
+    /// Whether policies ask for the content of programs.
+    #[must_use]
+    pub fn asks_contents(&self) -> bool {
+        self.lowered.asks_contents()
+    }
+
+    /// From now on a program is asked about that contains this.
+    pub fn set_content(&mut self, content: Option<Digest>) {
+        self.content = content;
+    }
+
+    /// Whether a policy names this content.
+    fn names(&self, digest: Digest) -> bool {
+        self.lowered.places.contains_key(&(PlaceKind::Content, digest.0.to_vec()))
     }
 
     /// The verdict on an action; what it cannot be about is not judged and not permitted.
@@ -88,7 +108,11 @@ impl Judge {
                 Decision::because(Reason::PathUnresolved)
             }
             Target::File { path, is_dir } => match Facet::of(action, *is_dir) {
-                Some(facet) => decide_path(secrets, facet, path.as_os_str().as_bytes(), tables),
+                Some(facet) => {
+                    let key = |one: Digest| PathHash::of(secrets, PlaceKind::Content, &one.0);
+                    let tables = &WithContent { tables, content: self.content.map(key) };
+                    decide_path(secrets, facet, path.as_os_str().as_bytes(), tables)
+                }
                 None => Decision::because(Reason::NoPermit),
             },
             Target::UnixSocket(name) => match Facet::of_socket(action) {
@@ -277,6 +301,10 @@ pub struct Explanation {
     pub reason: &'static str,
     /// The id that events report.
     pub reported: Option<String>,
+    /// The SHA-256 of the program's content, where policies ask for it and it is known.
+    pub sha256: Option<String>,
+    /// Whether a policy names that content.
+    pub content_is_named: bool,
     /// Every policy that gave this verdict; the first is the one that is reported.
     pub decided: Vec<RuleInfo>,
     /// Permits that match and are of no use, because something forbids it.
@@ -316,7 +344,9 @@ pub fn explain(
     } else {
         let (allowed, decided) = cedar.ask(&cedar.set, &judge.subject, action, target)?;
         let first = decided.first().map(|rule| rule.id.clone());
-        if decision.allows() != allowed || reported != first {
+        // Of an unknown content Cedar takes what is asked for not to be so; the verdict is the same for all.
+        let is_known = action != Action::Exec || judge.content.is_some() || !judge.asks_contents();
+        if decision.allows() != allowed || is_known && reported != first {
             let told = |allowed: bool, by: &Option<String>| {
                 let verdict = if allowed { "allowed" } else { "denied" };
                 format!("{verdict} by {}", by.as_deref().unwrap_or("no policy"))
@@ -328,6 +358,7 @@ pub fn explain(
         }
         decided
     };
+    let content = judge.content.filter(|_| action == Action::Exec && judge.asks_contents());
     let permits = || cedar.permits();
     let overruled = if decision.reason == Reason::Forbidden {
         cedar.ask(&permits(), &judge.subject, action, target)?.1
@@ -346,6 +377,8 @@ pub fn explain(
         allowed: decision.allows(),
         reason: decision.reason.name(),
         reported,
+        sha256: content.map(|digest| digest.to_string()),
+        content_is_named: content.is_some_and(|digest| judge.names(digest)),
         decided,
         overruled,
         labels,
@@ -406,6 +439,10 @@ impl Explanation {
         };
         // Writing to a `String` cannot fail.
         let _ = writeln!(text, "{verdict}  {} {}{by}", self.action, self.target);
+        if let Some(digest) = &self.sha256 {
+            let named = if self.content_is_named { "a policy names" } else { "no policy names" };
+            let _ = writeln!(text, "  its SHA-256 is {digest}, which {named}");
+        }
         for (index, rule) in self.decided.iter().enumerate() {
             let note = match (index, self.decided.len()) {
                 (0, 1) => "",
@@ -463,7 +500,7 @@ impl Cedar<'_> {
     ) -> Result<(bool, Vec<RuleInfo>), ExplainError> {
         let mut entities = HashMap::new();
         let labels = &self.policies.labels;
-        let resource = model::resource(action, target, labels)?;
+        let resource = model::resource_with(action, target, labels, self.judge.content)?;
         for entity in
             model::agent(subject)?.into_iter().chain(resource).chain(model::labels(labels)?)
         {

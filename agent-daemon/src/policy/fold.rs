@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use agent_ebpf::{JoinKey, Pair, RULE_NONE, RuleId};
+use agent_ebpf::{JoinKey, Pair, PlaceCell, RULE_NONE, RuleId};
 
 use super::formula::{AtomId, Atoms, Dimension, Formula};
 use super::rule::Effect;
@@ -15,7 +15,7 @@ use super::rule::Effect;
 /// The most entries that the table of joins of one agent may have.
 pub(super) const JOINS_MAX: usize = 1 << 20;
 /// The most steps that making it may take: what is left of a rule, times the classes to try it on.
-const STEPS_MAX: usize = 1 << 26;
+pub(super) const STEPS_MAX: usize = 1 << 26;
 
 /// One alternative of a rule.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Piece {
 
 /// The pieces of one agent's rules on places, or on peers.
 pub(super) struct Pieces<'a> {
-    all: Vec<Piece>,
+    pub(super) all: Vec<Piece>,
     /// The only dimension that a piece asks for; `None` when it joins several.
     of: Vec<Option<Dimension>>,
     atoms: &'a Atoms,
@@ -42,7 +42,8 @@ impl<'a> Pieces<'a> {
             let mut joins = false;
             piece.formula.each_atom(&mut |id| {
                 let dimension = atoms.get(id).map(super::formula::Atom::dimension);
-                joins |= found.is_some() && dimension != found;
+                joins |=
+                    found.is_some() && dimension != found || dimension == Some(Dimension::Content);
                 found = dimension;
             });
             // What always holds is told with the first dimension, whose table always has a cell.
@@ -95,17 +96,20 @@ impl<'a> Pieces<'a> {
 }
 
 /// What is left of pieces at a point of the first dimension: the piece, and the number of what is left.
-type Left = Vec<(usize, usize)>;
+pub(super) type Left = Vec<(usize, usize)>;
 
 /// The classes of a dimension's points.
 pub(super) struct Classes {
-    /// First dimension: what is left of the pieces that join. Class 0 is where nothing is.
-    left: HashMap<Left, u32>,
+    /// First dimension: what is left of the pieces that join. Class 0 is where nothing is. Where that asks
+    /// for contents, the class has [`PlaceCell::BY_CONTENT`].
+    pub(super) left: HashMap<Left, u32>,
     /// What can be left, by number.
-    rests: Vec<Formula>,
+    pub(super) rests: Vec<Formula>,
+    /// Whether that asks for contents.
+    asked: Vec<bool>,
     numbers: HashMap<Formula, usize>,
     /// The others: the atoms that hold, of those that joining pieces ask for. Class 0 is where none does.
-    held: HashMap<Vec<AtomId>, u32>,
+    pub(super) held: HashMap<Vec<AtomId>, u32>,
 }
 
 impl Default for Classes {
@@ -114,6 +118,7 @@ impl Default for Classes {
         Self {
             left: HashMap::new(),
             rests: Vec::new(),
+            asked: Vec::new(),
             numbers: HashMap::new(),
             held: HashMap::from([(Vec::new(), 0)]),
         }
@@ -229,8 +234,9 @@ impl<'a> Fold<'a> {
             if rest == Formula::Const(false) {
                 self.left.remove(&index);
             } else {
-                let rests = &mut self.classes.rests;
+                let (rests, asked) = (&mut self.classes.rests, &mut self.classes.asked);
                 let number = *self.classes.numbers.entry(rest).or_insert_with_key(|rest| {
+                    asked.push(super::content::is_asked(rest, atoms));
                     rests.push(rest.clone());
                     rests.len() - 1
                 });
@@ -283,7 +289,11 @@ impl<'a> Fold<'a> {
             if left.is_empty() {
                 0
             } else {
-                let next = self.classes.left.len() as u32 + 1;
+                let mut next = self.classes.left.len() as u32 + 1;
+                let asked = &self.classes.asked;
+                if left.iter().any(|(_, rest)| asked.get(*rest) == Some(&true)) {
+                    next |= PlaceCell::BY_CONTENT;
+                }
                 *self.classes.left.entry(left).or_insert(next)
             }
         } else {
@@ -323,14 +333,16 @@ pub(super) fn joins(
     let places: Vec<Vec<(u32, u32)>> = first
         .rests
         .iter()
-        .map(|rest| {
+        .zip(&first.asked)
+        .map(|(rest, asked)| {
             let mut places = Vec::new();
             for (in_second, class) in &second.held {
                 for (in_third, other) in &third.held {
                     let held = |id: AtomId| {
                         in_second.binary_search(&id).is_ok() || in_third.binary_search(&id).is_ok()
                     };
-                    if rest.holds(&held) {
+                    // What asks for content is joined on its own.
+                    if !asked && rest.holds(&held) {
                         places.push((*class, *other));
                     }
                 }

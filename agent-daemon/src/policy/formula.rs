@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use agent_ebpf::Action;
 
+use super::content::Digest;
 use super::labels::Labelled;
 use super::pattern::{Pattern, Simple};
 use super::peers::Net;
@@ -37,6 +38,8 @@ pub(super) enum Test {
     /// The resource has this label.
     Labelled(Arc<Labelled>),
     Path(Text),
+    /// The program's content has this digest.
+    Content(Digest),
     Address(Net),
     /// First and last port.
     Port(u16, u16),
@@ -221,6 +224,7 @@ impl Test {
             Self::Within(path) if on_places => Formula::any(atoms.own(path.as_bytes(), true, kind)),
             Self::Labelled(label) if on_places => atoms.labelled(label, kind),
             Self::Path(text) if on_places => atoms.path(text, kind),
+            Self::Content(digest) if kind == Type::Program => atoms.atom(Atom::Content(*digest)),
             Self::Address(net) if on_peers => atoms.atom(Atom::Address(*net)),
             Self::Port(0, u16::MAX) if on_peers => Formula::Const(true),
             Self::Port(first, last) if on_peers => atoms.atom(Atom::Port(*first, *last)),
@@ -232,6 +236,7 @@ impl Test {
             Self::Within(_)
             | Self::Labelled(_)
             | Self::Path(_)
+            | Self::Content(_)
             | Self::Address(_)
             | Self::Port(..)
             | Self::Protocol(_)
@@ -257,6 +262,8 @@ pub(super) enum Atom {
     Suffix(Vec<u8>),
     /// Its path is of this form.
     Like(Pattern),
+    /// Its content has this digest.
+    Content(Digest),
     /// Its address is in this range.
     Address(Net),
     /// Its port is one of these.
@@ -282,6 +289,9 @@ pub(super) enum Dimension {
     Second,
     /// Patterns, or names.
     Third,
+    /// The content of a program. What asks for it is never folded alone: it is asked last, and only where it
+    /// makes a difference.
+    Content,
 }
 
 impl Atom {
@@ -295,6 +305,7 @@ impl Atom {
             | Self::Agent(_) => Dimension::First,
             Self::Suffix(_) | Self::Port(..) | Self::Protocol(_) => Dimension::Second,
             Self::Like(_) | Self::HasHost | Self::Host(_) | Self::HostEnds(_) => Dimension::Third,
+            Self::Content(_) => Dimension::Content,
         }
     }
 }
@@ -429,6 +440,7 @@ impl Atoms {
         let mut protocol: Option<Protocols> = None;
         let mut net: Option<Net> = None;
         let mut object: Option<AtomId> = None;
+        let mut content: Option<AtomId> = None;
         let mut kept = Vec::with_capacity(parts.len());
         for part in parts {
             let atom = match &part {
@@ -455,11 +467,18 @@ impl Atoms {
                     }
                     object = Some(id);
                 }
+                Some((id, Atom::Content(_))) => {
+                    if content.is_some_and(|other| other != id) {
+                        return Formula::Const(false);
+                    }
+                    content = Some(id);
+                }
                 _ if kept.contains(&part) => {}
                 _ => kept.push(part),
             }
         }
         kept.extend(object.map(Formula::Atom));
+        kept.extend(content.map(Formula::Atom));
         if let Some(net) = net {
             kept.push(self.atom(Atom::Address(net)));
         }

@@ -82,3 +82,34 @@ impl Reach for HashedTables {
         self.joins.get(key)
     }
 }
+
+/// The same tables, asked about a program of which the content is known, or not.
+#[derive(Clone, Copy, Debug)]
+pub struct WithContent<'a> {
+    /// The tables.
+    pub tables: &'a HashedTables,
+    /// Where the rules on its content are.
+    pub content: Option<PlaceKey>,
+}
+
+impl Reach for WithContent<'_> {
+    fn place(&self, key: &PlaceKey) -> Option<&PlaceCell> {
+        self.tables.place(key)
+    }
+
+    fn row(&self, state: u32) -> Option<&PatternRow> {
+        self.tables.row(state)
+    }
+
+    fn peer(&self, key: &PeerKey) -> Option<&PeerCell> {
+        self.tables.peer(key)
+    }
+
+    fn join(&self, key: &JoinKey) -> Option<&Pair> {
+        self.tables.join(key)
+    }
+
+    fn content(&self) -> Option<PlaceKey> {
+        self.content
+    }
+}

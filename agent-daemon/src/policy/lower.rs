@@ -1,7 +1,7 @@
 //! Checked policies become one agent's tables: what the kernel half is to find of each place and of
 //! each peer.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub struct Lowered {
     pub places: BTreeMap<Place, PlaceCell>,
     /// What is forbidden at places, for the objects that are found there.
     pub forbidden: Arc<BTreeMap<Vec<u8>, ObjectCell>>,
+    /// Paths of programs of which rules ask for the content.
+    pub programs: Arc<BTreeSet<Vec<u8>>>,
     /// The automaton of patterns, by state.
     pub patterns: BTreeMap<u32, [u16; 256]>,
     /// What is said of peers.
@@ -91,6 +93,13 @@ impl Lowered {
             }
         }
         Ok(keyed)
+    }
+
+    /// Whether rules ask for the content of programs.
+    #[must_use]
+    pub fn asks_contents(&self) -> bool {
+        let first = (PlaceKind::Content, Vec::new());
+        self.places.range(first..).next().is_some_and(|((kind, _), _)| *kind == PlaceKind::Content)
     }
 
     /// The automaton as the kernel half has it.
@@ -387,9 +396,16 @@ pub(super) fn lower(
              excepted from it as a `forbid` of its own",
         )
     };
+    let programs = super::content::programs(&pieces.places, &atoms.places);
     let on_places = Pieces::new(pieces.places, &atoms.places);
     let mut places = places::places(&on_places).map_err(|error| match error {
         TooMuch::Joins => joins(&on_places),
+        TooMuch::Contents(atom) => too_much(
+            info(on_places.first_with(atom)),
+            agent,
+            format!("more than {} different digests", super::content::DIGESTS_MAX),
+            "name the folder of the programs instead of each of them by its content",
+        ),
         TooMuch::Patterns(atom) => too_much(
             info(on_places.first_with(atom)),
             agent,
@@ -406,6 +422,7 @@ pub(super) fn lower(
     Ok(Lowered {
         places: places.cells,
         forbidden: Arc::new(forbidden),
+        programs: Arc::new(programs),
         patterns: places.patterns,
         peers: peers.cells,
         joins,

@@ -14,6 +14,7 @@ pub mod ceiling;
 mod check;
 pub mod compare;
 mod condition;
+pub mod content;
 mod diagnostic;
 pub mod expect;
 pub mod explain;
@@ -46,7 +47,7 @@ use serde::Serialize;
 
 pub use check::{SCHEMA, schema};
 pub use diagnostic::{Diagnostic, PolicyError, Severity, Span};
-pub use hashed::HashedTables;
+pub use hashed::{HashedTables, WithContent};
 pub use hosts::{Hosts, KnownBy};
 pub use labels::{Held, Labels};
 pub use lower::{Collision, Lowered, PROTECTED_ID};

@@ -12,6 +12,7 @@ use cedar_policy::{
     RestrictedExpression,
 };
 
+use super::content::Digest;
 use super::labels::Labels;
 use super::rule::{Agent, AgentName, Attributes};
 
@@ -90,6 +91,10 @@ fn type_name(kind: &str) -> Result<EntityTypeName, ModelError> {
 fn uid(kind: &str, id: &str) -> Result<EntityUid, ModelError> {
     let id = EntityId::new(id);
     Ok(EntityUid::from_type_name_and_id(type_name(kind)?, id))
+}
+
+fn is_program(name: &EntityUid) -> bool {
+    name.type_name().basename() == "Program"
 }
 
 /// A peer's address.
@@ -197,7 +202,7 @@ pub fn labels(labels: &Labels) -> Result<Vec<Entity>, ModelError> {
 }
 
 /// The entity of a target under an action, and those that it is `in` but for labels in labels, which
-/// [`labels`] gives.
+/// [`labels`] gives. Of a program the content is not known.
 ///
 /// # Errors
 /// The path is not UTF-8, or Cedar refuses an entity.
@@ -205,6 +210,19 @@ pub fn resource(
     action: Action,
     target: &Target,
     labels: &Labels,
+) -> Result<Vec<Entity>, ModelError> {
+    resource_with(action, target, labels, None)
+}
+
+/// The same, of a program with this content.
+///
+/// # Errors
+/// As [`resource`].
+pub fn resource_with(
+    action: Action,
+    target: &Target,
+    labels: &Labels,
+    content: Option<Digest>,
 ) -> Result<Vec<Entity>, ModelError> {
     let name = resource_uid(action, target)?;
     match target {
@@ -227,8 +245,12 @@ pub fn resource(
                 let path = RestrictedExpression::new_string(place.to_owned());
                 let (mut parents, labels) = labels_of(labels, place, is_dir)?;
                 parents.extend(parent);
-                let attributes =
+                let mut attributes =
                     HashMap::from([("path".to_owned(), path), ("labels".to_owned(), labels)]);
+                if let Some(digest) = content.filter(|_| is_program(&name)) {
+                    let text = RestrictedExpression::new_string(digest.to_string());
+                    attributes.insert("sha256".to_owned(), text);
+                }
                 let entity = Entity::new(name, attributes, parents);
                 entity.map_err(|error| refused("a place")(error.to_string()))
             };

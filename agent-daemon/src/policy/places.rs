@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use agent_ebpf::{FACETS, JoinKey, Pair, PlaceCell, PlaceKind, STATE_DEAD, STATE_START};
 
+use super::content;
 use super::fold::{Classes, Fold, Pieces, TooManyJoins, joins};
 use super::formula::{Atom, AtomId, Dimension};
 use super::pattern::{Automaton, Pattern, STATES_MAX, TooManyStates};
@@ -28,6 +29,8 @@ pub(super) enum TooMuch {
     Joins,
     /// Patterns, of which this is one.
     Patterns(AtomId),
+    /// Digests, of which this is one.
+    Contents(AtomId),
 }
 
 impl From<TooManyJoins> for TooMuch {
@@ -45,6 +48,7 @@ pub(super) fn places(pieces: &Pieces<'_>) -> Result<Places, TooMuch> {
     let second = by_end(pieces, &mut made.cells);
     let third = by_pattern(pieces, &mut made)?;
     made.joins = joins(pieces, [&first, &second, &third], false)?;
+    content::join(pieces, [&first, &second, &third], &mut made)?;
     Ok(made)
 }
 
@@ -115,6 +119,7 @@ fn by_beginning(pieces: &Pieces<'_>, cells: &mut BTreeMap<Place, PlaceCell>) -> 
             }
             Atom::Suffix(_)
             | Atom::Like(_)
+            | Atom::Content(_)
             | Atom::Address(_)
             | Atom::Port(..)
             | Atom::Protocol(_)

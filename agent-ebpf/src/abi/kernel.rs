@@ -67,6 +67,12 @@ offsets! {
     dentry_hash = "dentry", "d_hash";
     /// Inode number.
     inode_number = "inode", "i_ino";
+    /// Bytes of a file.
+    inode_size = "inode", "i_size";
+    /// Seconds of an inode's change time; before 6.11 within a `timespec64`.
+    inode_ctime = "inode", "i_ctime_sec";
+    /// Its nanoseconds, with flags above them.
+    inode_ctime_nsec = "inode", "i_ctime_nsec";
     /// `ATTR_*`: what of an inode is to change.
     iattr_valid = "iattr", "ia_valid";
     /// File type and permissions.

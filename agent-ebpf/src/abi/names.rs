@@ -212,6 +212,8 @@ codes! {
         NoScratch = 9, "no_scratch";
         /// The address could not be read.
         PeerUnresolved = 10, "peer_unresolved";
+        /// The verdict depends on the program's content, whose SHA-256 is not known, or not any more.
+        HashUnknown = 12, "hash_unknown";
     }
 }
 
@@ -224,7 +226,8 @@ impl Reason {
             | Self::NoPolicy
             | Self::NoName
             | Self::NoScratch
-            | Self::PeerUnresolved => true,
+            | Self::PeerUnresolved
+            | Self::HashUnknown => true,
             Self::Permitted | Self::Forbidden | Self::NoPermit | Self::Anonymous => false,
         }
     }

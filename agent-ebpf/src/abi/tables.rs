@@ -112,6 +112,8 @@ codes! {
         Socket = 5, "socket";
         /// A [`Privilege`], which stands for the hash.
         Privilege = 6, "privilege";
+        /// Programs whose content has this SHA-256; the bytes are those of the digest.
+        Content = 8, "content";
     }
 }
 
@@ -186,6 +188,11 @@ pub struct PlaceCell {
     pub longest: u32,
 }
 
+impl PlaceCell {
+    /// In the class of a path: rules that are left here ask for the content of what is run.
+    pub const BY_CONTENT: u32 = 1 << 31;
+}
+
 /// The state of the automaton of patterns in which nothing can match any more.
 pub const STATE_DEAD: u32 = 0;
 /// The state in which every path begins, and to which none comes back.
@@ -217,7 +224,8 @@ pub struct PatternRow {
 )]
 #[repr(C)]
 pub struct JoinKey {
-    /// A [`Facet`], or [`JoinKey::PEERS`] with a [`PeerFacet`].
+    /// A [`Facet`], with [`JoinKey::CONTENTS`] or a [`JoinKey::content`] where rules ask for that, or
+    /// [`JoinKey::PEERS`] with a [`PeerFacet`].
     pub facet: u32,
     /// Places: by path, by suffix, by pattern. Peers: by address, by protocol and port, by name.
     pub classes: [u32; 3],
@@ -226,6 +234,60 @@ pub struct JoinKey {
 impl JoinKey {
     /// Marks [`JoinKey::facet`] as a [`PeerFacet`].
     pub const PEERS: u32 = 1 << 31;
+    /// Marks what rules on content could say here, whatever the content is. Without such an entry no content
+    /// makes a difference.
+    pub const CONTENTS: u32 = 1 << 30;
+
+    /// Marks what rules on content say of this class of contents; 0 is every content that is not named
+    /// where the other classes meet, and is asked when this class has no entry.
+    #[inline(always)]
+    pub const fn content(class: u32) -> u32 {
+        (class + 1) << 8
+    }
+}
+
+/// The object whose content is known, and since when: value of map `CONTENTS`, keyed by [`ObjectKey`]. It is
+/// of use while the object's own times and size are these.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Content {
+    /// Its version when it was read.
+    pub version: Version,
+    /// [`PlaceKey::hash`] of its digest.
+    pub hash: u64,
+}
+
+impl Content {
+    /// Bytes of a digest.
+    pub const BYTES: u32 = 32;
+
+    /// Where the rules on this content are.
+    #[inline(always)]
+    pub const fn key(&self) -> PlaceKey {
+        PlaceKey { hash: self.hash, len: Self::BYTES, kind: PlaceKind::Content as u32 }
+    }
+}
+
+/// What changes whenever a file's content does, on the file systems of which contents are kept.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Version {
+    /// Seconds of the inode's change time.
+    pub seconds: u64,
+    /// Its nanoseconds.
+    pub nanoseconds: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Version {
+    /// The bits of the kernel's `i_ctime_nsec` that are nanoseconds (include/linux/fs.h: `I_CTIME_QUERIED` is
+    /// above them).
+    pub const NANOSECONDS: u64 = (1 << 30) - 1;
 }
 
 /// Internet protocol numbers as used in [`PeerKey`].
@@ -473,8 +535,8 @@ pub struct Config {
     pub netns: u64,
     /// [`super::ABI_VERSION`] of whoever made the maps.
     pub abi: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1 once a policy set asked for the content of programs: what is known of them is kept up only then.
+    pub contents: u32,
 }
 
 /// An agent as the kernel knows it; value of map `AGENTS`, keyed by the agent's number.
@@ -572,6 +634,7 @@ const _: () = {
     assert!(size_of::<ObjectKey>() == 16);
     assert!(size_of::<Stream>() == 8 + 8 * KINDS);
     assert!(size_of::<ObjectCell>() == 8 * FACETS);
+    assert!(size_of::<Content>() == 32);
 };
 
 #[cfg(feature = "user")]
@@ -607,6 +670,8 @@ mod pod {
     unsafe impl aya::Pod for super::ObjectKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::ObjectCell {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Content {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Stream {}
 }

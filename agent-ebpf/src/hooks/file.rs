@@ -16,7 +16,7 @@ use aya_ebpf::{
 use core::ffi::c_void;
 
 use super::{
-    DENY,
+    DENY, content,
     held::{self, Held},
     path::{self, Spot},
 };
@@ -55,6 +55,8 @@ pub struct Places {
     pub places: *mut c_void,
     /// Its inner map of `PATTERNS`; when it has none, any other map, which is then not asked.
     pub patterns: *mut c_void,
+    /// The inode of the program that is judged; 0 where none is.
+    pub program: u64,
 }
 
 impl Reach for Places {
@@ -85,6 +87,11 @@ impl Reach for Places {
     #[inline(always)]
     fn join(&self, key: &JoinKey) -> Option<&Pair> {
         joined(self.set, key)
+    }
+
+    #[inline(always)]
+    fn content(&self) -> Option<PlaceKey> {
+        content::known(self.program)
     }
 }
 
@@ -267,6 +274,9 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
     let object = Object::of(path::read(opened.file, &offsets().file_inode));
 
     let mut action = wanted.first;
+    if matches!(action, Action::Write) {
+        content::forget(actor, object.inode);
+    }
     let decision = match path::resolve(actor, &spot, slot) {
         // Mapped as code it is memory like any other, which every just-in-time compiler has.
         Err(Reason::Anonymous)
@@ -281,7 +291,8 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
         }
         Ok(name) => match walk(actor, slot, name.len) {
             Err(reason) => Decision::because(reason),
-            Ok(tables) => {
+            Ok(mut tables) => {
+                tables.program = object.inode;
                 let decision = decide(slot, &tables, Facet::of(action, object.is_dir));
                 match wanted.then {
                     Some(then) if decision.allows() => {
@@ -423,7 +434,7 @@ pub fn walk(actor: &Actor, slot: &mut Scratch, len: u32) -> Result<Places, Reaso
     // SAFETY: as above.
     let patterns = unsafe { PATTERNS.get(&actor.set) };
     slot.walk = PathWalk::new(actor.config);
-    let mut tables = Places { set: actor.set, places, patterns: places };
+    let mut tables = Places { set: actor.set, places, patterns: places, program: 0 };
     let walked = if let Some(patterns) = patterns {
         tables.patterns = core::ptr::from_ref(patterns).cast_mut().cast();
         each(len, step_with_patterns, &mut Steps { slot, tables, len })

@@ -1,6 +1,7 @@
 //! One file for each kind of action.
 
 pub mod change;
+pub mod content;
 pub mod exec;
 pub mod file;
 pub mod held;

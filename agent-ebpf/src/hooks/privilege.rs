@@ -60,7 +60,7 @@ pub fn decide(actor: &Actor, key: PlaceKey) -> Decision {
     match unsafe { PLACES.get(&actor.set) } {
         Some(places) => {
             let places: *mut c_void = core::ptr::from_ref(places).cast_mut().cast();
-            decide_numbered(&key, &Places { set: actor.set, places, patterns: places })
+            decide_numbered(&key, &Places { set: actor.set, places, patterns: places, program: 0 })
         }
         None => Decision::because(Reason::NoPolicy),
     }

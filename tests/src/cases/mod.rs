@@ -16,6 +16,7 @@ mod objects;
 mod policies;
 mod power;
 mod privilege;
+mod programs;
 mod protection;
 mod reload;
 mod sockets;
@@ -87,6 +88,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(policies::cases());
     cases.extend(carried::cases());
     cases.extend(ceiling::cases());
+    cases.extend(programs::cases());
     cases.extend(reload::cases());
     cases.extend(lifecycle::cases());
     cases.extend(losses::cases());

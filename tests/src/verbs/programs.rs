@@ -3,8 +3,10 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -16,15 +18,63 @@ pub(super) fn step(words: &[&str]) -> Result<bool> {
     match *words {
         // A program that ends with 0; its exit code is the errno otherwise.
         ["run", program, ref args @ ..] => {
-            let status = Command::new(program)
-                .args(args)
-                .stdout(Stdio::null())
-                .stdin(Stdio::null())
-                .status()?;
-            match (status.code(), status.signal()) {
-                (Some(0), _) => {}
-                (Some(code), _) => return Err(Errno::from_raw(code).into()),
-                _ => return Err(Errno::EINTR.into()),
+            run(program, args)?;
+        }
+        // The same, tried again for a while as long as it may not be run.
+        ["run-soon", program, ref args @ ..] => {
+            let end = Instant::now() + Duration::from_secs(5);
+            while run(program, args) == Err(Errno::EPERM) {
+                if Instant::now() > end {
+                    return Err(Errno::EPERM.into());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            run(program, args)?;
+        }
+        // Writes one of two bytes over the last one, over and over, and runs the program each time. `EIO` is
+        // that it ran with the second.
+        ["rewrite-and-run", program, bytes, times] => {
+            for time in 0..times.parse::<u64>()? {
+                let byte = bytes.as_bytes()[usize::from(time % 3 != 0)];
+                let file = File::options().write(true).open(program)?;
+                let last = file.metadata()?.len() - 1;
+                file.write_all_at(&[byte], last)?;
+                drop(file);
+                // Long enough, now and then, for somebody to read it in between.
+                std::thread::sleep(Duration::from_millis(time % 7 * 30));
+                if run(program, &["must", "nothing"]).is_ok() && byte == bytes.as_bytes()[1] {
+                    return Err(Errno::EIO.into());
+                }
+            }
+            let file = File::options().write(true).open(program)?;
+            file.write_all_at(&bytes.as_bytes()[..1], file.metadata()?.len() - 1)?;
+        }
+        // Holds the last page of a program mapped for writing while it is asked for, writes another byte there,
+        // which changes no time, lets it go, and runs it. `EIO` is that it ran.
+        ["map-and-run", program, bytes] => {
+            let file = File::options().read(true).write(true).open(program)?;
+            let last = file.metadata()?.len() - 1;
+            let (page, at) = (last / 4096 * 4096, usize::try_from(last % 4096)?);
+            let mapped = shared_page(&file, page)?;
+            drop(file);
+            // SAFETY: within the page that was mapped.
+            unsafe { mapped.add(at).write_volatile(bytes.as_bytes()[0]) };
+            for _ in 0..20 {
+                if run(program, &["must", "nothing"]).is_ok() {
+                    return Err(Errno::EEXIST.into());
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            // SAFETY: as above; and nobody holds it any more.
+            unsafe {
+                mapped.add(at).write_volatile(bytes.as_bytes()[1]);
+                libc::munmap(mapped.cast(), 4096);
+            }
+            let ran = run(program, &["must", "nothing"]).is_ok();
+            let file = File::options().write(true).open(program)?;
+            file.write_all_at(&bytes.as_bytes()[..1], last)?;
+            if ran {
+                return Err(Errno::EIO.into());
             }
         }
         ["run-fed", program, script] => {
@@ -84,6 +134,21 @@ pub(super) fn step(words: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
+/// Runs a program that ends with 0, or with an errno as its exit code.
+fn run(program: &str, arguments: &[&str]) -> std::result::Result<(), Errno> {
+    let status = Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stdin(Stdio::null())
+        .status()
+        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => Err(Errno::from_raw(code)),
+        _ => Err(Errno::EINTR),
+    }
+}
+
 /// Runs an open program, by its descriptor alone or by the name that the descriptor has.
 fn execute(program: &OwnedFd, by_name: bool) -> Result<()> {
     let name = CString::new(format!("/proc/self/fd/{}", program.as_raw_fd()))?;
@@ -113,6 +178,14 @@ fn map(file: Option<&File>, protection: i32) -> Result<*mut libc::c_void> {
     // SAFETY: a new mapping of a page, which is never touched, and gone at the actor's end.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, fd, 0) };
     if at == libc::MAP_FAILED { Err(Errno::last().into()) } else { Ok(at) }
+}
+
+fn shared_page(file: &File, from: u64) -> Result<*mut u8> {
+    let (both, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+    let from = libc::off_t::try_from(from)?;
+    // SAFETY: a new mapping of a page.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, both, libc::MAP_SHARED, fd, from) };
+    if at == libc::MAP_FAILED { Err(Errno::last().into()) } else { Ok(at.cast()) }
 }
 
 fn protect(at: *mut libc::c_void) -> Result<()> {

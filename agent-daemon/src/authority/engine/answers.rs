@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    authority::{names::ForwarderError, stream::StreamError},
+    authority::{contents::StartError, names::ForwarderError, stream::StreamError},
     config::ConfigError,
     kernel::{Coverage, LoadError, TableError, fanotify::FanotifyError, host::HostError},
     policy::{self, PolicyError},
@@ -41,6 +41,9 @@ pub enum EngineError {
     /// Host names cannot be kept.
     #[error("a policy asks for host names: {0}")]
     Names(#[from] ForwarderError),
+    /// Programs cannot be read.
+    #[error(transparent)]
+    Contents(#[from] StartError),
     /// The policy was refused.
     #[error("{0}")]
     Policy(#[from] PolicyError),

@@ -17,6 +17,7 @@ use std::{
 
 use super::{
     bounds::{self, Bounds},
+    contents::Contents,
     directory::Directory,
     state::{self, State},
     stream::{Inbox, Stream},
@@ -69,6 +70,7 @@ pub struct Engine {
     inner: Mutex<Inner>,
     fanotify: Mutex<Option<fanotify::Backend>>,
     stream: Mutex<Option<Stream>>,
+    contents: Arc<Contents>,
     had_agents: AtomicBool,
     started: Instant,
     me: Weak<Self>,
@@ -174,6 +176,12 @@ impl Engine {
         let directory = Arc::new(Directory::default());
         let inbox = Arc::new(Inbox::default());
         let maps = config.kernel.pins.join("maps");
+        let contents = Contents::start(&maps, loaded.config, metrics.clone()).map_err(|error| {
+            if !coverage.adopted {
+                let _ = load::remove_pins(&config.kernel.pins);
+            }
+            EngineError::from(error)
+        })?;
 
         let engine = Arc::new_cyclic(|me| Self {
             agents: Mutex::new(config.agents.clone()),
@@ -202,6 +210,7 @@ impl Engine {
             coverage,
             fanotify: Mutex::new(None),
             stream: Mutex::new(None),
+            contents: contents.clone(),
             had_agents: AtomicBool::new(false),
             started: Instant::now(),
             me: me.clone(),
@@ -215,8 +224,15 @@ impl Engine {
         };
         engine.restore_names();
         engine.restore(saved).map_err(undo)?;
-        let stream = Stream::start(&maps, &engine.config.events, directory, inbox.clone(), metrics)
-            .map_err(|error| undo(error.into()))?;
+        let stream = Stream::start(
+            &maps,
+            &engine.config.events,
+            directory,
+            inbox.clone(),
+            metrics,
+            contents.clone(),
+        )
+        .map_err(|error| undo(error.into()))?;
         *lock_of(&engine.stream) = Some(stream);
         if by_fanotify {
             let bounds = Arc::new(Bounds {
@@ -224,6 +240,7 @@ impl Engine {
                 directory: engine.directory.clone(),
                 config: engine.hash,
                 inbox,
+                contents,
             });
             let backend = fanotify::Backend::start(&engine.config.kernel.filesystems, bounds)
                 .map_err(|error| undo(error.into()))?;
@@ -322,6 +339,7 @@ impl Engine {
 
     /// The metrics as they are now.
     pub fn scrape(&self) -> Vec<u8> {
+        self.metrics.hashes(self.inner().tables.known_contents());
         if let Some(tables) = self.kernel_memory() {
             self.metrics.kernel_memory(&tables);
         }
@@ -371,6 +389,7 @@ impl Engine {
         if let Some(stream) = lock_of(&self.stream).take() {
             stream.stop();
         }
+        self.contents.stop();
         if detach || !agents {
             if let Err(error) = remove_all(&self.config, &self.attach) {
                 eprintln!("ambitd: {error}");

@@ -99,7 +99,7 @@ impl Engine {
                 say(&mut inner, known, set, &lowered, number)?;
                 known.tell(key, number, expires);
             }
-            inner.tables.know(&known.value(key))?;
+            inner.tables.know_host(&known.value(key))?;
         }
         self.metrics.names(known.len());
         Ok(())
@@ -211,7 +211,7 @@ fn say(
 }
 
 fn forget(inner: &mut Inner, forgotten: Forgotten) {
-    let addresses = forgotten.addresses.iter().map(|key| inner.tables.unknow(key));
+    let addresses = forgotten.addresses.iter().map(|key| inner.tables.unknow_host(key));
     let mut failed: Vec<TableError> = addresses.filter_map(Result::err).collect();
     for (number, sets) in &forgotten.names {
         for set in sets {

@@ -24,6 +24,9 @@ use crate::{
 /// A look for objects takes at most one part in so many of the daemon's time.
 const LOOK_SHARE: u32 = 20;
 
+/// How long an agent waits for the programs to be read that its policy names by path and by content.
+const AHEAD: Duration = Duration::from_secs(5);
+
 /// What a look for objects found, when it began and how long it took.
 struct Looked {
     objects: Objects,
@@ -108,6 +111,12 @@ impl Engine {
             View::of(self.directory.read().agents.get(&number).and_then(|a| a.root.as_ref()));
         let shared = self.directory.read().shared(&lowered, &view);
         let found = if shared.is_some() { Looked::nothing() } else { self.look(&view, &lowered) };
+        if lowered.asks_contents() {
+            // Before anything is read, so that the hooks follow what is known of it.
+            self.inner().tables.ask_contents()?;
+            let process = self.processes(&view).first().copied();
+            self.contents.ahead(lowered.programs.iter(), process, AHEAD);
+        }
         let mut inner = self.inner();
         if !lowered.hosts.is_empty() {
             self.forward_names(&mut inner)?;

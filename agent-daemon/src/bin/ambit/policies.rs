@@ -213,6 +213,8 @@ struct Explained {
     object: Option<Object>,
     /// The target first, then what is run along with it.
     judged: Vec<Judged>,
+    /// Programs that policies ask the content of, and why nobody knows it.
+    unread: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -250,14 +252,30 @@ fn explained(config: Option<&Path>, arguments: &ExplainArguments) -> Result<Exit
     let own = own.map(std::path::absolute).collect::<std::io::Result<Vec<PathBuf>>>()?;
     let own: Vec<&Path> = own.iter().map(PathBuf::as_path).collect();
     let protected = authority::protected(&config, config_path, None, &own);
-    let judge = Judge::new(&policies, subject.clone(), &protected)?;
-    let mut judged =
-        vec![Judged { what: "target", explanation: explain(&policies, &judge, *action, &target)? }];
+    let mut judge = Judge::new(&policies, subject.clone(), &protected)?;
+    let mut unread = Vec::new();
+    let mut ask = |what: &'static str, target: &Target| -> Result<Judged> {
+        let path = match target {
+            Target::File { path, .. } if *action == Action::Exec && judge.asks_contents() => path,
+            _ => {
+                return Ok(Judged {
+                    what,
+                    explanation: explain(&policies, &judge, *action, target)?,
+                });
+            }
+        };
+        let content = authority::content_of(path);
+        if let Err(why) = &content {
+            unread.push(format!("the content of {} stays unknown: {why}", path.display()));
+        }
+        judge.set_content(content.ok());
+        Ok(Judged { what, explanation: explain(&policies, &judge, *action, target)? })
+    };
+    let mut judged = vec![ask("target", &target)?];
     if let (Action::Exec, Some(object)) = (action, &object) {
         for (what, path) in run_along(&object.path) {
             let target = Target::File { path, is_dir: false };
-            let explanation = explain(&policies, &judge, *action, &target)?;
-            judged.push(Judged { what, explanation });
+            judged.push(ask(what, &target)?);
         }
     }
     let explained = Explained {
@@ -267,6 +285,7 @@ fn explained(config: Option<&Path>, arguments: &ExplainArguments) -> Result<Exit
         allowed: judged.iter().all(|one| one.explanation.allowed),
         object,
         judged,
+        unread,
     };
     print(arguments.json, &explained, || explained.text())?;
     Ok(answer(explained.allowed))
@@ -280,6 +299,9 @@ impl Explained {
                 text.push_str(&format!("its {} is run along with it:\n", one.what));
             }
             text.push_str(&one.explanation.text());
+        }
+        for one in &self.unread {
+            text.push_str(&format!("{one}\n"));
         }
         if let Some(object) = &self.object {
             let path = object.path.display();

@@ -27,8 +27,8 @@ use std::{
 };
 
 use agent_ebpf::{
-    Action, Config, Decision, Facet, FileBody, Header, Hook, Kind, Reason, Task, Verdict,
-    decide_path,
+    Action, Config, Content, Decision, Facet, FileBody, Header, Hook, Kind, Reason, Task, Verdict,
+    Version, decide_path,
 };
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -46,7 +46,7 @@ use crate::{
         encode_file,
         proc::{ProcSource as _, SlashProc},
     },
-    policy::HashedTables,
+    policy::{HashedTables, WithContent},
 };
 
 const WORKERS: usize = 4;
@@ -127,6 +127,10 @@ pub trait Bounds: Send + Sync {
     fn enrol(&self, tgid: u32, agent: u32);
     /// Set, mode and tables of an agent; `None` when it has no policy.
     fn reach(&self, agent: u32) -> Option<(u32, u8, Arc<HashedTables>)>;
+    /// What is known of an object's content.
+    fn content(&self, object: (u32, u64)) -> Option<Content>;
+    /// An agent may write to an object: nothing is known of its content any more.
+    fn forget_content(&self, object: (u32, u64));
     /// The secrets of the tables.
     fn config(&self) -> Config;
     /// The root that the agent was enrolled with; recorded at the first call.
@@ -529,7 +533,15 @@ impl Worker {
         let mut decision = Decision::because(Reason::NoPolicy);
         if let Some((_, _, tables)) = &reach {
             for (index, one) in actions.iter().enumerate() {
-                let next = object.decide(&self.config, *one, tables);
+                if *one == Action::Write {
+                    self.bounds.forget_content((object.device, object.inode));
+                }
+                let mut next = object.decide(&self.config, *one, tables, None);
+                if next.reason == Reason::HashUnknown {
+                    let known = self.bounds.content((object.device, object.inode));
+                    let same = known.filter(|known| Some(known.version) == object.version);
+                    next = object.decide(&self.config, *one, tables, same);
+                }
                 if index == 0 || !next.allows() {
                     (action, decision) = (*one, next);
                 }
@@ -586,6 +598,7 @@ impl Worker {
         if let Ok(stat) = fs::metadata(&link) {
             (object.device, object.inode) = host::object(&stat);
             object.is_dir = stat.is_dir();
+            object.version = Some(host::version(&stat));
             // fs/d_path.c says so at the end of the name, unless that is the name itself.
             let named = PathBuf::from(OsString::from_vec(object.path.clone()));
             object.deleted = object.path.ends_with(DELETED)
@@ -620,6 +633,7 @@ struct Object {
     inode: u64,
     device: u32,
     is_dir: bool,
+    version: Option<Version>,
     deleted: bool,
     unresolved: Option<Reason>,
 }
@@ -631,6 +645,7 @@ impl Default for Object {
             inode: 0,
             device: 0,
             is_dir: false,
+            version: None,
             deleted: false,
             unresolved: Some(Reason::PathUnresolved),
         }
@@ -638,7 +653,13 @@ impl Default for Object {
 }
 
 impl Object {
-    fn decide(&self, config: &Config, action: Action, tables: &HashedTables) -> Decision {
+    fn decide(
+        &self,
+        config: &Config,
+        action: Action,
+        tables: &HashedTables,
+        content: Option<Content>,
+    ) -> Decision {
         if let Some(reason) = self.unresolved {
             return Decision::because(reason);
         }
@@ -650,7 +671,10 @@ impl Object {
             false => &self.path,
         };
         match Facet::of(action, self.is_dir) {
-            Some(facet) => decide_path(config, facet, path, tables),
+            Some(facet) => {
+                let content = content.map(|content| content.key());
+                decide_path(config, facet, path, &WithContent { tables, content })
+            }
             None => Decision::because(Reason::PathUnresolved),
         }
     }

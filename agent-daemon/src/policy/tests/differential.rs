@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use agent_ebpf::{Action, Pair, PeerKey, PlaceKind, Reason};
+use agent_ebpf::{Action, JoinKey, Pair, PeerKey, PlaceKind, Reason};
 use cedar_policy::{Authorizer, Entities, Entity, EntityUid, PolicySet};
 
 use super::super::{
@@ -14,7 +14,7 @@ use super::generate::{self, AGENTS, GROUPS, Random};
 use super::{CONFIG, check_with, decide, decide_known};
 
 /// What may stand in a policy, by a text that stands nowhere else; each must be met often.
-const FORMS: [&str; 54] = [
+const FORMS: [&str; 57] = [
     " when {",
     " unless {",
     " && ",
@@ -69,6 +69,9 @@ const FORMS: [&str; 54] = [
     "resource.path == \"@",
     "resource == SocketFamily",
     "resource != Privilege",
+    "resource has sha256",
+    "resource.sha256 !=",
+    "].contains(resource.sha256)",
 ];
 
 /// What a run met, so that a run that meets nothing is seen.
@@ -80,6 +83,8 @@ struct Met {
     no_permit: usize,
     /// Requests about an address with several names.
     several: usize,
+    /// Programs whose verdict depends on their content.
+    by_content: usize,
     forms: BTreeMap<&'static str, usize>,
     /// Kinds of cells, and whether rules joined dimensions.
     tables: BTreeMap<&'static str, usize>,
@@ -92,6 +97,7 @@ impl Met {
         self.forbidden += other.forbidden;
         self.no_permit += other.no_permit;
         self.several += other.several;
+        self.by_content += other.by_content;
         for (name, count) in &other.forms {
             *self.forms.entry(name).or_default() += count;
         }
@@ -116,6 +122,8 @@ struct World {
     /// What is asked for; and the same under its other names.
     attempts: Vec<(Action, Target, Vec<Target>)>,
     entities: Entities,
+    /// What the content of programs depends on, besides their paths.
+    salt: usize,
 }
 
 impl World {
@@ -155,13 +163,16 @@ impl World {
             }
             agents.push(Bounded { agent, lowered: lowered.as_ref().clone(), hashed });
         }
+        let salt = random.below(usize::from(u16::MAX));
         let attempts: Vec<_> = (0..requests).map(|_| generate::asked(random)).collect();
         let each = attempts.iter().flat_map(|(action, target, more)| {
             std::iter::once((action, target)).chain(more.iter().map(move |other| (action, other)))
         });
         for (action, target) in each {
             if !entities.contains_key(&model::resource_uid(*action, target).unwrap()) {
-                let found = model::resource(*action, target, &policies.labels).unwrap();
+                let content = generate::content(target, salt);
+                let labels = &policies.labels;
+                let found = model::resource_with(*action, target, labels, Some(content)).unwrap();
                 entities.extend(found.into_iter().map(|entity| (entity.uid(), entity)));
             }
         }
@@ -170,7 +181,7 @@ impl World {
         let entities = Entities::from_entities(entities.into_values(), None).unwrap();
         let policies = policies.cedar().unwrap();
         let text = format!("{text}{labels}");
-        Self { text, policies, agents, attempts, entities }
+        Self { text, policies, agents, attempts, entities, salt }
     }
 
     /// Compares every request, each for one agent.
@@ -200,7 +211,8 @@ impl World {
         more: &[Target],
         met: &mut Met,
     ) -> Result<(), String> {
-        let decision = match target {
+        let content = generate::content(target, self.salt);
+        let known = |content| match target {
             Target::Peer { peer, host } => {
                 let others = more.iter().filter_map(|other| match other {
                     Target::Peer { host, .. } => host.as_ref(),
@@ -208,8 +220,9 @@ impl World {
                 });
                 decide_known(hashed, lowered, action, peer, host.iter().chain(others))
             }
-            _ => decide(hashed, lowered, action, target),
+            _ => decide(hashed, lowered, action, target, content),
         };
+        let (decision, unknown) = (known(Some(content)), known(None));
         // One request for each name; any forbid denies, else any permit allows.
         let mut by_effect: BTreeMap<Effect, Vec<&str>> = BTreeMap::new();
         let mut errors: Vec<String> = Vec::new();
@@ -236,9 +249,12 @@ impl World {
             || (decision.reason == Reason::Permitted) != allowed
             || (decision.reason == Reason::NoPermit) != reasons.is_empty()
             || reported != reasons.first().copied()
+            // What is said of a program without its content holds of every content.
+            || unknown.reason != Reason::HashUnknown && unknown.allows() != allowed
+            || unknown.reason == Reason::HashUnknown && action != Action::Exec
         {
             return Err(format!(
-                "the tables say {decision:?} ({reported:?}), Cedar {allowed} for {reasons:?} {errors:?}\n\
+                "the tables say {decision:?} ({reported:?}; {unknown:?} of any content), Cedar {allowed} for {reasons:?} {errors:?}\n\
                  {agent:?} {} {target:?} {more:?}\n{}",
                 action.name(),
                 self.text
@@ -246,6 +262,7 @@ impl World {
         }
         met.pairs += 1;
         met.several += usize::from(!more.is_empty());
+        met.by_content += usize::from(unknown.reason == Reason::HashUnknown);
         match decision.reason {
             Reason::Permitted => met.permitted += 1,
             Reason::Forbidden => met.forbidden += 1,
@@ -290,6 +307,7 @@ fn assert_complete(met: &Met) {
     ] {
         assert!(count > met.pairs / 10, "only {count} of {} {what}", met.pairs);
     }
+    assert!(met.by_content > met.pairs / 500, "only {} by content", met.by_content);
     for form in FORMS {
         let count = met.forms.get(form).copied().unwrap_or_default();
         assert!(count > met.pairs / 20_000, "`{form}` stands in only {count} policies");
@@ -326,12 +344,13 @@ fn prove() {
     }
     assert_complete(&met);
     println!(
-        "{} pairs on {} sets of policies: {} permitted, {} forbidden, {} without permit, no disagreement",
+        "{} pairs on {} sets of policies: {} permitted, {} forbidden, {} without permit, {} by content, no disagreement",
         met.pairs,
         last - 1_000_000,
         met.permitted,
         met.forbidden,
-        met.no_permit
+        met.no_permit,
+        met.by_content
     );
 }
 
@@ -356,7 +375,7 @@ fn labels_matter() {
 #[test]
 fn every_table_matters() {
     type Spoil = fn(&mut Lowered);
-    let spoils: [(&str, Spoil); 12] = [
+    let spoils: [(&str, Spoil); 14] = [
         ("objects", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Object)),
         ("folders", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Beneath)),
         ("prefixes", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Prefix)),
@@ -364,6 +383,10 @@ fn every_table_matters() {
         ("patterns", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::State)),
         ("sockets", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Socket)),
         ("privileges", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Privilege)),
+        ("contents", |tables| tables.places.retain(|(kind, _), _| *kind != PlaceKind::Content)),
+        ("what contents are asked for", |tables| {
+            tables.joins.retain(|key, _| key.facet & JoinKey::CONTENTS == 0);
+        }),
         ("peers", |tables| tables.peers.clear()),
         ("names", |tables| tables.hosts = Hosts::default()),
         ("what has no name", |tables| tables.peers.retain(|key, _| *key != PeerKey::NAMELESS)),

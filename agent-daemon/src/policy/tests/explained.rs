@@ -197,7 +197,8 @@ fn no_difference_is_left_out() {
         let mut policies = || {
             let line = |n: usize, random: &mut Random| {
                 let line = format!("@id(\"p{n}\") {}\n", generate::policy(random));
-                check(&line).is_ok().then_some(line)
+                // Contents are not compared, which is said.
+                (check(&line).is_ok() && !line.contains("sha256")).then_some(line)
             };
             let count = 1 + random.below(4);
             let lines: String = (0..count).filter_map(|n| line(n, &mut random)).collect();

@@ -2,6 +2,7 @@
 
 use agent_ebpf::{Action, Peer, Privilege, SocketKind};
 
+use super::super::content::Digest;
 use super::super::{Attributes, Target};
 
 /// xorshift64*: the same seed gives the same world on every machine.
@@ -96,6 +97,8 @@ const PATTERNS: [&str; 30] = [
     "/a/**/c",
     "*\u{e4}*",
 ];
+/// Digests that rules name; as many other contents there are that none does.
+const DIGESTS: [u8; 3] = [0x11, 0x2b, 0xff];
 const ADDRESSES: [&str; 13] = [
     "10.0.0.1",
     "10.0.0.2",
@@ -264,9 +267,32 @@ pub(super) fn entities(random: &mut Random) -> String {
     format!("[{}]", found.join(",\n"))
 }
 
+/// What a program's path leads to, in one world.
+pub(super) fn content(target: &Target, salt: usize) -> Digest {
+    let Target::File { path, .. } = target else { return Digest([0; 32]) };
+    let bytes = path.as_os_str().as_encoded_bytes().iter();
+    let sum = bytes.fold(salt, |sum, byte| (sum + usize::from(*byte)).wrapping_mul(31));
+    let at = sum / 7 % (2 * DIGESTS.len());
+    Digest([*DIGESTS.get(at).unwrap_or(&(at as u8)); 32])
+}
+
+fn content_term(random: &mut Random) -> String {
+    let mut digest = || Digest([*random.one(&DIGESTS); 32]);
+    let (one, other) = (digest(), digest());
+    match random.below(4) {
+        0 => format!("(resource has sha256 && resource.sha256 == \"{one}\")"),
+        1 => format!("(resource has sha256 && resource.sha256 != \"{one}\")"),
+        2 => format!("(resource has sha256 && [\"{one}\", \"{other}\"].contains(resource.sha256))"),
+        _ => format!("!(resource has sha256 && \"{one}\" == resource.sha256)"),
+    }
+}
+
 fn place_term(random: &mut Random) -> String {
     if random.chance(20) {
         return label_term(random);
+    }
+    if random.chance(12) {
+        return content_term(random);
     }
     let path = quoted(random.one::<&str>(&PATHS));
     let other = quoted(random.one::<&str>(&PATHS));
@@ -519,6 +545,13 @@ pub(super) fn policy(random: &mut Random) -> String {
             format!("{effect}({who}, {head}){conditions};")
         }
         7..=13 => {
+            if random.chance(15) {
+                let place = *random.one(&["resource", "resource in Dir::\"/a\""]);
+                let (term, more) = (content_term(random), conditions(random, About::Places));
+                return format!(
+                    "{effect}({who}, action == Action::\"exec\", {place}) when {{ {term} }}{more};"
+                );
+            }
             let action = match random.chance(20) {
                 true => "action".to_owned(),
                 false => action(random, &FILE_ACTIONS),

@@ -1,6 +1,7 @@
 //! What policies mean, what is refused, and that the tables say what Cedar says.
 
 mod accepted;
+mod contents;
 mod differential;
 mod explained;
 mod files;
@@ -11,12 +12,14 @@ mod scale;
 mod suggested;
 
 use agent_ebpf::{
-    Action, Config, Decision, Facet, Peer, PlaceKey, decide_numbered, decide_path, decide_peer,
-    decide_socket,
+    Action, Config, Decision, Facet, PathHash, Peer, PlaceKey, PlaceKind, decide_numbered,
+    decide_path, decide_peer, decide_socket,
 };
 
+use super::content::Digest;
 use super::{
     Agent, AgentName, HashedTables, KnownBy, Lowered, Policies, PolicyError, Source, Target,
+    WithContent,
 };
 
 const CONFIG: Config = Config {
@@ -25,7 +28,7 @@ const CONFIG: Config = Config {
     hash_factor: 0x9e37_79b9_7f4a_7c15,
     netns: 0,
     abi: agent_ebpf::ABI_VERSION,
-    pad: 0,
+    contents: 0,
 };
 
 fn source(text: &str) -> Source {
@@ -66,11 +69,20 @@ fn decide_known<'a>(
     decide_peer(action, peer, tables, &KnownBy::new(&lowered.hosts, peer, names))
 }
 
-fn decide(tables: &HashedTables, lowered: &Lowered, action: Action, target: &Target) -> Decision {
+/// The verdict; on a program, with this content.
+fn decide(
+    tables: &HashedTables,
+    lowered: &Lowered,
+    action: Action,
+    target: &Target,
+    content: Option<Digest>,
+) -> Decision {
+    let content = content.map(|digest| PathHash::of(&CONFIG, PlaceKind::Content, &digest.0));
+    let with = &WithContent { tables, content };
     match target {
         Target::File { path, is_dir } => {
             let path = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
-            decide_path(&CONFIG, Facet::of(action, *is_dir).unwrap(), path, tables)
+            decide_path(&CONFIG, Facet::of(action, *is_dir).unwrap(), path, with)
         }
         Target::Peer { peer, host } => {
             decide_known(tables, lowered, action, peer, host.as_ref().into_iter())
@@ -115,8 +127,13 @@ fn known_as(name: &str, target: Target) -> Target {
 
 /// The id of the policy that decided, or why none did: `+id` permitted, `-id` forbade, `no_permit`.
 fn says(tables: &Lowered, action: Action, target: &Target) -> String {
+    says_with(tables, action, target, None)
+}
+
+/// The same of a program with this content.
+fn says_with(tables: &Lowered, action: Action, target: &Target, content: Option<Digest>) -> String {
     let hashed = HashedTables::new(tables, &CONFIG).unwrap();
-    let decision = decide(&hashed, tables, action, target);
+    let decision = decide(&hashed, tables, action, target, content);
     let name = tables.rule_name(decision.rule);
     match decision.reason {
         agent_ebpf::Reason::Permitted => format!("+{}", name.unwrap()),

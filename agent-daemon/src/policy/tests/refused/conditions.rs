@@ -77,7 +77,6 @@ fn conditions() {
             "`host` has no order",
             "are for ports",
         ),
-        ("resource.sha256 == \"00\"", "sha256", "not told apart by content", "Program::"),
         ("resource.label == \"secret\"", "label", "no resource has an attribute", "`labels`?"),
         (
             "resource.labels == [\"a\"]",
@@ -106,6 +105,25 @@ fn conditions() {
             "`resource in Dir::\"/x\" || resource in Label::\"a\"`",
         ),
         ("principal in Label::\"a\"", "Label", "`Label` cannot stand here", "Agent, AgentGroup"),
+        (
+            "resource has sha256 && resource.sha256 == \"00\"",
+            "\"00\"",
+            "`00` is no SHA-256 digest",
+            "64 hexadecimal digits in lower case",
+        ),
+        (
+            "resource has sha256 && resource.sha256 == 3",
+            "3",
+            "a digest is compared with a string",
+            "sha256sum",
+        ),
+        (
+            "resource has sha256 && resource.sha256 like \"0*\"",
+            "resource.sha256 like \"0*\"",
+            "`sha256` is no text",
+            "`like` is for paths",
+        ),
+        ("resource.hash == \"00\"", "hash", "no resource has an attribute `hash`", "`sha256`"),
         (
             "principal.nam == \"coder\"",
             "nam",
