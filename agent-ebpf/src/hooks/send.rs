@@ -101,7 +101,8 @@ pub fn judge(actor: &Actor, socket: *const u8, hook: Hook) -> Verdict {
         | Reason::NoName
         | Reason::Anonymous
         | Reason::NoScratch
-        | Reason::PeerUnresolved => true,
+        | Reason::PeerUnresolved
+        | Reason::HashUnknown => true,
     };
     let verdict = if is_refused { actor.verdict(decision) } else { Verdict::Allowed };
     if is_refused {
