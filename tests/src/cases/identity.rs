@@ -8,11 +8,68 @@ use super::{Case, case, fresh, shared};
 use crate::actor::{EPERM, Output};
 use crate::events::{ALLOWED, DENIED, PROCESS};
 use crate::policy::{on_path, on_peer, with_base};
-use crate::stage::make_folder;
+use crate::stage::{USER, make_folder};
 use crate::world::{Settings, World, agent_table, file, ground, listener};
+
+/// Agents at once.
+const CROWD: usize = 1000;
+/// Policies that differ among them; the environment may ask for more by `AMBIT_E2E_CIRCLES`. The kernel is waited for
+/// at each.
+const CIRCLES: usize = 20;
+
+/// A thousand agents, of which each is in one of some groups, and may read its group's file.
+fn crowd() -> Result<()> {
+    let asked = std::env::var("AMBIT_E2E_CIRCLES").ok();
+    let circles = asked.map_or(Ok(CIRCLES), |text| text.parse())?;
+    let group = |index: usize| format!("circle-{}", index % circles);
+    let mut tables = String::new();
+    for index in 0..CROWD {
+        let table = agent_table(&format!("one-{index}"), &format!("cell-{index}"), "enforce");
+        tables += table.trim_end();
+        tables += &format!("\ngroups = [{:?}]\n\n", group(index));
+    }
+    fresh(Settings { more: tables, ..Settings::default() }, |world| {
+        let folder = ground("crowd")?;
+        let mut policy = with_base("");
+        let mut files = Vec::new();
+        for index in 0..circles {
+            let path = file(&folder.join(index.to_string()), "text")?;
+            policy += &format!(
+                "permit (principal in AgentGroup::{:?}, action == Action::\"read\", resource == File::{path:?});\n",
+                group(index)
+            );
+            files.push(path);
+        }
+        world.policy("crowd", &policy)?;
+        for index in 0..CROWD {
+            make_folder(&world.attach.join(format!("cell-{index}")))?;
+        }
+        world.start()?;
+        world.wait("all are known", || {
+            let agents = world.ambit(&["agents", "--json"])?;
+            let agents: serde_json::Value = serde_json::from_str(&agents.stdout)?;
+            Ok(agents.as_array().is_some_and(|agents| agents.len() == CROWD))
+        })?;
+        let events = world.events();
+        for index in [0, 1, CROWD / 2, CROWD - 1] {
+            let cell = world.attach.join(format!("cell-{index}"));
+            let (own, other) = (&files[index % circles], &files[(index + 1) % circles]);
+            let output =
+                world.in_cgroup(&cell, USER, &["open-read", own, "then", "open-read", other])?;
+            output.expect(&format!("open-read {own}"), 0)?;
+            output.expect(&format!("open-read {other}"), EPERM)?;
+            let name = format!("one-{index}");
+            events.wait("the denial, told of the right agent", |event| {
+                event.agent() == name && event.path() == other && event.verdict() == DENIED
+            })?;
+        }
+        Ok(())
+    })
+}
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
+        case("a_thousand_agents_are_bounded_at_once", crowd).within(Duration::from_secs(180)),
         case("identity_survives_fork_and_threads", || shared(fork_and_threads)),
         case("identity_survives_double_fork_and_setsid", || shared(double_fork)).in_subset(),
         case("identity_survives_a_move_to_another_cgroup", || shared(moved)).in_subset(),

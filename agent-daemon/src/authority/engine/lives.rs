@@ -43,6 +43,7 @@ impl Engine {
     /// Looks for configured agents: begins those whose cgroup appeared.
     pub(super) fn scan(&self) {
         let agents = lock_of(&self.agents).clone();
+        let mut begun = false;
         for found in identity::find(&self.attach, &agents) {
             let Some(agent) = agents.get(found.agent) else {
                 continue;
@@ -63,9 +64,17 @@ impl Engine {
             );
             entry.groups.clone_from(&agent.groups);
             entry.attributes.clone_from(&agent.attributes);
-            if let Err(error) = self.reserve().and_then(|number| self.begin(number, entry)) {
-                eprintln!("ambitd: agent {}: {error}", agent.name);
+            match self.reserve().and_then(|number| self.enter(number, entry)) {
+                Ok(()) => begun = true,
+                Err(error) => eprintln!("ambitd: agent {}: {error}", agent.name),
             }
+        }
+        // Once for all of them: each looks at every agent.
+        if begun {
+            if let Err(error) = self.guard() {
+                eprintln!("ambitd: {error}");
+            }
+            self.save_or_say();
         }
     }
 
@@ -112,7 +121,18 @@ impl Engine {
         Ok(inner.next_agent - 1)
     }
 
-    pub(super) fn begin(&self, number: u32, entry: AgentEntry) -> Result<(), EngineError> {
+    /// Begins an agent, with all that has to be done when there is one more.
+    fn begin(&self, number: u32, entry: AgentEntry) -> Result<(), EngineError> {
+        self.enter(number, entry)?;
+        let begun = self.guard().map_err(EngineError::from).and_then(|()| self.save());
+        if begun.is_err() {
+            let _ = self.end(number);
+        }
+        begun
+    }
+
+    /// Gives an agent its tables and binds its cgroup.
+    fn enter(&self, number: u32, entry: AgentEntry) -> Result<(), EngineError> {
         let policies = self.policies_of(&entry.source)?;
         let lowered = self.lower(&policies, &entry)?;
         {
@@ -124,15 +144,12 @@ impl Engine {
             self.directory.write().agents.insert(number, entry);
         }
         self.had_agents.store(true, Ordering::SeqCst);
-        let begun = self.bind(number, lowered).and_then(|()| {
-            self.guard()?;
-            self.save()
-        });
-        if begun.is_err() {
+        let bound = self.bind(number, lowered);
+        if bound.is_err() {
             // Nothing is in its cgroup yet; what was written for it is taken back.
             let _ = self.end(number);
         }
-        begun
+        bound
     }
 
     /// Begins an agent of `ambit run`, in a cgroup made for it.

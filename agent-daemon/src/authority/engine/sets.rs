@@ -81,23 +81,19 @@ impl Engine {
     }
 
     pub(super) fn protected(&self, entry: &AgentEntry) -> Vec<Protected> {
-        let policies: Vec<&Path> = match &entry.source {
-            Source::Run { name, more, .. } => {
-                let more = more.iter().map(|source| Path::new(&source.name));
-                std::iter::once(Path::new(name)).chain(more).collect()
-            }
-            Source::Folder => Vec::new(),
-        };
-        let file = self.config_path.as_deref();
-        protect::protected(&self.config, file, entry.events.as_deref(), &policies)
+        let (events, policies) = own_files(entry);
+        protect::protected(&self.config, self.config_path.as_deref(), events, &policies)
     }
 
     /// Guards what is Ambit's own. Looked at again now and then: files rotate, policies are replaced.
     pub(super) fn guard(&self) -> Result<(), TableError> {
         let paths: BTreeSet<PathBuf> = {
             let names = self.directory.read();
+            // Most agents have no files of their own, and so the same places.
+            let mut seen = BTreeSet::new();
             let agents = names.agents.values().filter(|agent| !agent.ended);
-            agents.flat_map(|agent| self.protected(agent)).map(|one| one.path).collect()
+            let different = agents.filter(|agent| seen.insert(own_files(agent)));
+            different.flat_map(|agent| self.protected(agent)).map(|one| one.path).collect()
         };
         let objects = protect::guarded(&self.config, &paths);
         let mut inner = self.inner();
@@ -352,6 +348,18 @@ impl Engine {
         self.save_or_say();
         Ok(generation)
     }
+}
+
+/// Where an agent's own events go, and the policies that it was given.
+fn own_files(entry: &AgentEntry) -> (Option<&Path>, Vec<&Path>) {
+    let policies = match &entry.source {
+        Source::Run { name, more, .. } => {
+            let more = more.iter().map(|source| Path::new(&source.name));
+            std::iter::once(Path::new(name)).chain(more).collect()
+        }
+        Source::Folder => Vec::new(),
+    };
+    (entry.events.as_deref(), policies)
 }
 
 fn collision(error: policy::Collision) -> EngineError {
