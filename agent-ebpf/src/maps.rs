@@ -6,8 +6,8 @@
 use agent_ebpf::{
     ARGV_MAX, Action, Agent, Config, Content, Decision, ExecBody, FACETS, FileBody, Header,
     HostName, JoinKey, NameKey, NamedKey, ObjectCell, ObjectKey, PATH_MAX, Pair, PathWalk,
-    PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, RuleId, SLOTS_PER_CPU, Stream,
-    Task,
+    PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, RuleId, SLOTS_PER_CPU,
+    ServerKey, Stream, Task,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -127,6 +127,10 @@ pub static ROUTES: HashMap<NamedKey, u32, 8192, NO_PREALLOC> = HashMap::new();
 /// The other way round. Written by the hooks, read by the daemon.
 #[btf_map]
 pub static RESOLVERS: HashMap<u32, NamedKey, 8192, NO_PREALLOC> = HashMap::new();
+
+/// The ports of an agent's name servers, each in a place of its own. Written by the hooks.
+#[btf_map]
+pub static SERVERS: HashMap<ServerKey, u32, 8192, NO_PREALLOC> = HashMap::new();
 
 /// Ports of the daemon that have no name server yet. Written by the daemon, emptied by the hooks.
 #[btf_map]

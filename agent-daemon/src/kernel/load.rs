@@ -26,7 +26,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-pub(super) const MAPS: [&str; 26] = [
+pub(super) const MAPS: [&str; 27] = [
     "CONFIG",
     "AGENTS",
     "CGROUPS",
@@ -43,6 +43,7 @@ pub(super) const MAPS: [&str; 26] = [
     "TEXTS",
     "ROUTES",
     "RESOLVERS",
+    "SERVERS",
     "FREE_PORTS",
     "MEMOS",
     "ACCEPTED",

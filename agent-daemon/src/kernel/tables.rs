@@ -7,7 +7,8 @@ use std::{
 
 use agent_ebpf::{
     Agent, Config, Content, HostName, JoinKey, Lane, NameKey, NamedKey, ObjectCell, ObjectKey,
-    Pair, PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, Stream, Task,
+    Pair, PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, SERVERS_PER_AGENT,
+    ServerKey, Stream, Task,
 };
 use aya::{
     Pod,
@@ -73,6 +74,7 @@ pub struct Tables {
     texts: HashMap<MapData, u32, HostName>,
     routes: HashMap<MapData, NamedKey, u32>,
     resolvers: HashMap<MapData, u32, NamedKey>,
+    servers: HashMap<MapData, ServerKey, u32>,
     free_ports: Queue<MapData, u32>,
     guarded: HashMap<MapData, ObjectKey, u32>,
     contents: HashMap<MapData, ObjectKey, Content>,
@@ -100,6 +102,7 @@ impl Tables {
             routes: HashMap::try_from(open_map(maps, "ROUTES")?).map_err(failed("ROUTES"))?,
             resolvers: HashMap::try_from(open_map(maps, "RESOLVERS")?)
                 .map_err(failed("RESOLVERS"))?,
+            servers: HashMap::try_from(open_map(maps, "SERVERS")?).map_err(failed("SERVERS"))?,
             free_ports: Queue::try_from(open_map(maps, "FREE_PORTS")?)
                 .map_err(failed("FREE_PORTS"))?,
             guarded: HashMap::try_from(open_map(maps, "GUARDED")?).map_err(failed("GUARDED"))?,
@@ -276,6 +279,12 @@ impl Tables {
             if server.agent == agent {
                 ignore_missing(self.routes.remove(&server)).map_err(failed("ROUTES"))?;
                 ignore_missing(self.resolvers.remove(&port)).map_err(failed("RESOLVERS"))?;
+                for place in 0..SERVERS_PER_AGENT {
+                    let key = ServerKey { agent, place };
+                    if self.servers.get(&key, 0).is_ok_and(|its| its == port) {
+                        ignore_missing(self.servers.remove(&key)).map_err(failed("SERVERS"))?;
+                    }
+                }
                 self.free_ports.push(port, 0).map_err(failed("FREE_PORTS"))?;
             }
         }

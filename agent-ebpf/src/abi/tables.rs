@@ -488,6 +488,21 @@ pub struct NameKey {
 /// The longest host name (RFC 1035, section 2.3.4: 255 octets with the lengths of its labels).
 pub const HOST_MAX: usize = 253;
 
+/// How many name servers an agent may ask at once: each has a port of the daemon.
+pub const SERVERS_PER_AGENT: u32 = 8;
+
+/// One of the places that an agent has for a name server; key of map `SERVERS`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ServerKey {
+    /// The agent's number.
+    pub agent: u32,
+    /// Below [`SERVERS_PER_AGENT`].
+    pub place: u32,
+}
+
 /// A host name in lower case, without a dot at the end; value of map `TEXTS`, keyed by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -627,6 +642,7 @@ const _: () = {
     assert!(size_of::<NamedKey>() == 24);
     assert!(size_of::<PeerNames>() == 56 + 16 * NAMES_PER_PEER);
     assert!(size_of::<NameKey>() == 8);
+    assert!(size_of::<ServerKey>() == 8);
     assert!(size_of::<HostName>() == 256);
     assert!(size_of::<Config>() == 40);
     assert!(size_of::<Agent>() == 8);
@@ -658,6 +674,8 @@ mod pod {
     unsafe impl aya::Pod for super::PeerNames {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::NameKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ServerKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::HostName {}
     // SAFETY: as above.

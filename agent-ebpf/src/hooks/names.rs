@@ -6,7 +6,7 @@
 
 use agent_ebpf::{
     DNS_PORT, NETNS_INITIAL, NameKey, NamedKey, Names, Peer, PeerCell, PeerKey, PeerNames, Reach,
-    family, protocol,
+    SERVERS_PER_AGENT, ServerKey, family, protocol,
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock_addr},
@@ -16,7 +16,7 @@ use aya_ebpf::{
 
 use crate::{
     identity::{self, Actor},
-    maps::{FREE_PORTS, HOSTS, NAMES, RESOLVERS, ROUTES},
+    maps::{FREE_PORTS, HOSTS, NAMES, RESOLVERS, ROUTES, SERVERS},
 };
 
 const LOOPBACK_V4: [u8; 4] = [127, 0, 0, 1];
@@ -104,19 +104,34 @@ pub fn route(ctx: &SockAddrContext, actor: &Actor, peer: &Peer, reach: &impl Rea
         return *port;
     }
     let Some(port) = FREE_PORTS.take() else { return NO_PORT };
-    if RESOLVERS.insert(&port, &server, BPF_ANY as u64).is_ok() {
-        if ROUTES.insert(&server, &port, BPF_NOEXIST as u64).is_ok() {
-            return port;
+    if let Some(place) = settle(actor.agent, port) {
+        if RESOLVERS.insert(&port, &server, BPF_ANY as u64).is_ok() {
+            if ROUTES.insert(&server, &port, BPF_NOEXIST as u64).is_ok() {
+                return port;
+            }
+            let _ = RESOLVERS.remove(&port);
         }
-        let _ = RESOLVERS.remove(&port);
+        let _ = SERVERS.remove(&place);
     }
     FREE_PORTS.put(port);
-    // Another was faster, or the tables are full.
+    // Another was faster, or there are as many as there may be.
     // SAFETY: the value is one word.
     match unsafe { ROUTES.get(&server) } {
         Some(port) => *port,
         None => NO_PORT,
     }
+}
+
+/// Gives a port one of the agent's places, if there is one left.
+#[inline(always)]
+fn settle(agent: u32, port: u32) -> Option<ServerKey> {
+    for place in 0..SERVERS_PER_AGENT {
+        let key = ServerKey { agent, place };
+        if SERVERS.insert(&key, &port, BPF_NOEXIST as u64).is_ok() {
+            return Some(key);
+        }
+    }
+    None
 }
 
 /// Aims a call at a port of the daemon.

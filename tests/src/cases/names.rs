@@ -42,6 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("an_answer_that_is_not_understood_is_a_server_failure", || shared(malformed)),
         case("a_forged_answer_is_not_taken", || shared(forged)),
         case("names_are_learnt_for_the_agent_that_asked", || shared(others)),
+        case("an_agent_may_ask_eight_name_servers_at_once", || shared(many_servers)),
         case("an_audited_agent_is_told_which_names_it_would_need", || shared(audited)),
         case("names_outlive_the_daemon_and_follow_a_reload", outlive)
             .in_subset()
@@ -407,6 +408,31 @@ fn others(world: &World) -> Result<()> {
     })?;
     ensure!(event.policy() == "ambit:protected", "{}", event.brief());
     drop(running);
+    Ok(())
+}
+
+/// Each has a port of the daemon, and nobody may take all of these.
+fn many_servers(world: &World) -> Result<()> {
+    let rule = with_base(
+        &("@id(\"any\") permit (principal, action == Action::\"connect\", resource is Peer) when { \
+           resource.ip.isInRange(ip(\"127.77.0.0/24\")) && resource.port == 53 };\n"
+            .to_owned() + &on_host("good", "permit", "good.test")),
+    );
+    let servers: Vec<String> = (100..109).map(|last| format!("127.77.0.{last}:53")).collect();
+    let mut steps = Vec::new();
+    for server in servers.iter().chain(&servers[..1]) {
+        steps.extend(["connect", "udp", server, "then"]);
+    }
+    steps.pop();
+    let events = world.events();
+    let output = world.agent("curious").policy(&rule)?.act(&steps)?;
+    let told: Vec<i64> = output.steps().iter().filter_map(|step| step["errno"].as_i64()).collect();
+    // The ninth is one too many; the first is still known.
+    ensure!(told == [0, 0, 0, 0, 0, 0, 0, 0, EPERM, 0], "{}", output.whole());
+    let event = events.wait("the denial", |event| {
+        event.agent() == "curious" && event.peer() == servers[8] && event.verdict() == DENIED
+    })?;
+    ensure!(event.text(&["status_detail"]) == "peer_unresolved", "{}", event.0);
     Ok(())
 }
 

@@ -45,8 +45,8 @@ struct Inner {
     guarded: Instant,
     /// Nothing may begin any more.
     closing: bool,
-    /// Where agents' questions for names come to, once a policy asks for names; and how many ports it has.
-    forwarder: Option<(super::names::Forwarder, usize)>,
+    /// Where agents' questions for names come to, once a policy asks for names.
+    forwarder: Option<names::Forwarding>,
     /// When names that ended were last looked for.
     expired: Instant,
 }

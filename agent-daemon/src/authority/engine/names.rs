@@ -1,6 +1,7 @@
 //! What agents are told of names: written where the kernel half sees it, and forgotten in time.
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -34,6 +35,15 @@ pub(in crate::authority) enum Unlearnt {
     /// The kernel half could not be told.
     #[error(transparent)]
     Table(#[from] TableError),
+}
+
+/// The forwarder, and what is known of its ports.
+pub(super) struct Forwarding {
+    forwarder: Forwarder,
+    /// How many there are.
+    opened: usize,
+    /// Those that somebody has asked at.
+    asked: HashSet<u16>,
 }
 
 impl Unlearnt {
@@ -128,12 +138,12 @@ impl Engine {
             let netns = names::netns_cookie()?;
             let forwarder = Forwarder::start(self.me.clone())?;
             inner.tables.forward(netns)?;
-            inner.forwarder = Some((forwarder, 0));
+            inner.forwarder = Some(Forwarding { forwarder, opened: 0, asked: HashSet::new() });
         }
         let used = inner.tables.name_servers().len();
-        if let Some((forwarder, opened)) = &mut inner.forwarder {
-            for port in forwarder.open(opened.saturating_sub(used))? {
-                *opened += 1;
+        if let Some(forwarding) = &mut inner.forwarder {
+            for port in forwarding.forwarder.open(forwarding.opened.saturating_sub(used))? {
+                forwarding.opened += 1;
                 inner.tables.free_port(port)?;
             }
         }
@@ -144,8 +154,9 @@ impl Engine {
     pub(in crate::authority) fn name_server(&self, port: u16) -> Option<(u32, IpAddr)> {
         let mut inner = self.inner();
         let server = inner.tables.name_server(port)?;
-        // One more may be in use since the last question.
-        if let Err(error) = self.forward_names(&mut inner) {
+        // At the first question there is one free port less.
+        let is_first = inner.forwarder.as_mut().is_some_and(|own| own.asked.insert(port));
+        if is_first && let Err(error) = self.forward_names(&mut inner) {
             eprintln!("ambitd: {error}");
         }
         let [a, b, c, d, ..] = server.address;
@@ -204,8 +215,9 @@ fn say(
     let Some(cell) = known.text(number).map(|name| lowered.hosts.cell(name)) else {
         return Ok(());
     };
-    if known.needs_cell(number, set) {
+    if !known.has_cell(number, set) {
         inner.tables.say(set, number, &cell)?;
+        known.note_cell(number, set);
     }
     Ok(())
 }

@@ -274,7 +274,8 @@ async fn relay(client: TcpStream, port: u16, engine: &Weak<Engine>) -> io::Resul
                 return Ok(());
             };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-            to_client.write_all(&[&length.to_be_bytes()[..], &answer].concat()).await?;
+            let answer = [&length.to_be_bytes()[..], &answer].concat();
+            timeout(IDLE, to_client.write_all(&answer)).await??;
         }
     };
     tokio::pin!(questions, answers);

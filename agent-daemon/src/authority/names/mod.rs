@@ -84,9 +84,14 @@ impl KnownNames {
         self.texts.get(&number).map(String::as_str)
     }
 
-    /// True when a name has a cell for this set from now on and had none before.
-    pub(super) fn needs_cell(&mut self, number: u32, set: u32) -> bool {
-        self.cells.entry(number).or_default().insert(set)
+    /// Whether the kernel half knows what this set says of a name.
+    pub(super) fn has_cell(&self, number: u32, set: u32) -> bool {
+        self.cells.get(&number).is_some_and(|sets| sets.contains(&set))
+    }
+
+    /// Takes note that it does.
+    pub(super) fn note_cell(&mut self, number: u32, set: u32) {
+        self.cells.entry(number).or_default().insert(set);
     }
 
     /// Takes note that an agent knows an address by a name until then, if not longer already.
@@ -198,7 +203,9 @@ mod tests {
         let (api, new) = known.number("api.example.com");
         assert!(new && !known.number("api.example.com").1);
         let (web, _) = known.number("web.example.com");
-        assert!(known.needs_cell(api, 7) && !known.needs_cell(api, 7));
+        assert!(!known.has_cell(api, 7));
+        known.note_cell(api, 7);
+        assert!(known.has_cell(api, 7) && !known.has_cell(api, 8) && !known.has_cell(web, 7));
         known.tell(key(1, 1), api, 100);
         known.tell(key(1, 1), api, 50);
         known.tell(key(1, 1), web, 200);
@@ -247,7 +254,7 @@ mod tests {
         let mut again = KnownNames::restored(texts, hosts, [(7, number)]);
         assert_eq!(again.of(&key(1, 1)), ["api.example.com"]);
         assert_eq!(again.number("api.example.com"), (number, false));
-        assert!(!again.needs_cell(number, 7));
+        assert!(again.has_cell(number, 7));
         assert_eq!(again.retire(7), [number]);
         assert_eq!(again.number("b").0, number + 1);
     }
