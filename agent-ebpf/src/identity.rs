@@ -84,7 +84,17 @@ pub fn current() -> Option<Actor> {
 #[inline(always)]
 pub fn settled() -> Option<Actor> {
     let ids = bpf_get_current_pid_tgid();
-    already((ids >> 32) as u32, ids as u32)
+    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
+    let config = CONFIG.get(0)?;
+    if let Some(task) = TASKS.get_ptr_mut(&tgid) {
+        return Some(actor(config, task, tgid, tid));
+    }
+    // One that there was no room for has its agent's policy here, where that only forbids.
+    let agent = stray(tgid)?;
+    // SAFETY: the daemon replaces entries whole; a stale one is as good for this action.
+    let (set, mode) =
+        unsafe { AGENTS.get(&agent) }.map_or((0, Mode::Enforce as u8), |a| (a.set, a.mode));
+    Some(Actor { set, mode, ..unbound(config, agent, tgid, tid) })
 }
 
 /// The process with this thread group id, if it is already known as an agent's.

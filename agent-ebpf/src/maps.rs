@@ -141,7 +141,7 @@ pub static FREE_PORTS: Ports = Ports::new();
 pub struct Ports {
     r#type: *const [i32; aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_QUEUE as usize],
     value_size: *const [i32; size_of::<u32>()],
-    max_entries: *const [i32; 1024],
+    max_entries: *const [i32; 16384],
 }
 
 // SAFETY: never read as what it is made of: the loader makes a map of it.
@@ -167,7 +167,7 @@ impl Ports {
         (failed == 0).then_some(port)
     }
 
-    /// Puts one back; when there is no room, the daemon misses it and opens another.
+    /// Puts one back. There is room for more than there can be.
     #[inline(always)]
     pub fn put(&self, port: u32) {
         // SAFETY: as above.
@@ -187,7 +187,7 @@ pub const MEMOS_MAX: usize = 4096;
 #[btf_map]
 pub static MEMOS: Array<u64, MEMOS_MAX> = Array::new();
 
-/// A mark on each connection that an agent accepted, which goes with it. Written and read by the hooks.
+/// The agent that accepted a connection, for as long as it is that connection. Written and read by the hooks.
 #[btf_map]
 pub static ACCEPTED: SkStorage<u32> = SkStorage::new();
 

@@ -12,7 +12,7 @@ use crate::{
 /// cost more, or are kept from hooks.
 const MOMENT: u64 = 8;
 
-/// A question: who asks what of which thing, under which policy set, in this moment. Its words are hashed under
+/// A question: which agent asks what of which thing, under which policy set, in this moment. Its words are hashed under
 /// the secrets that no agent can read, so none can ask another one that looks the same.
 pub struct Memo(u64);
 
@@ -25,10 +25,13 @@ impl Memo {
         let root = actor.task().map_or(0, |task| task.root_dentry);
         let [a, b, c, d] = words;
         let own = u64::from(actor.set) << 8 | u64::from(actor.mode);
+        let factor = actor.config.hash_factor;
         let mut state = actor.config.hash_seed;
-        for word in [a, b, c, d, root, own, moment] {
-            let mixed = (state ^ word).wrapping_mul(actor.config.hash_factor);
-            state = mixed ^ (mixed >> 32);
+        for word in [a, b, c, d, root, u64::from(actor.agent), own, moment] {
+            // Twice, so that no difference of one word is another's that is known beforehand.
+            let mixed = (state ^ word).wrapping_mul(factor);
+            state = (mixed ^ (mixed >> 29)).wrapping_mul(factor);
+            state ^= state >> 32;
         }
         Self(state)
     }

@@ -106,7 +106,8 @@ impl Metrics {
              became server failures",
             &["outcome"],
         );
-        for outcome in [PASSED_ON, "malformed", "name", "too_many", "table"] {
+        for outcome in [PASSED_ON, "malformed", "strange", "name", "too_many", "no_agent", "table"]
+        {
             answers.with_label_values(&[outcome]);
         }
         let hashes = registered(

@@ -40,6 +40,8 @@ use crate::{
 const BYTES_MAX: u64 = 4 << 30;
 /// How many files may wait to be read; what is asked for beyond it is asked again by the next try to run it.
 const WAITING: usize = 1024;
+/// How long the thread may take to end.
+const ENDING: Duration = Duration::from_secs(2);
 /// How long a file must have been left alone: several ticks of the clock that change times are taken from.
 const SETTLED: Duration = Duration::from_millis(100);
 /// The same where change times may be kept in whole seconds.
@@ -106,8 +108,8 @@ struct Asked {
 #[derive(Default)]
 struct Queue {
     waiting: Vec<Asked>,
-    /// Somebody is at work.
-    busy: bool,
+    /// What is being read.
+    reading: Option<Vec<u8>>,
     stopping: bool,
 }
 
@@ -165,10 +167,15 @@ impl Contents {
         most: Duration,
     ) {
         self.shared.in_use.store(true, Ordering::Relaxed);
-        paths.into_iter().for_each(|path| self.put(path, process, None));
+        let own: BTreeSet<&[u8]> = paths.into_iter().map(Vec::as_slice).collect();
+        own.iter().for_each(|path| self.put(path, process, None));
+        let is_own = |path: &Vec<u8>| own.contains(path.as_slice());
         let until = Instant::now() + most;
         let mut queue = lock_of(&self.shared.queue);
-        while (queue.busy || !queue.waiting.is_empty()) && !queue.stopping {
+        while !queue.stopping
+            && (queue.reading.as_ref().is_some_and(is_own)
+                || queue.waiting.iter().any(|one| is_own(&one.path)))
+        {
             let Some(left) = until.checked_duration_since(Instant::now()) else { return };
             let waited = self.shared.changed.wait_timeout(queue, left);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -196,7 +203,14 @@ impl Contents {
         lock_of(&self.shared.queue).stopping = true;
         self.shared.changed.notify_all();
         if let Some(thread) = lock_of(&self.thread).take() {
-            let _ = thread.join();
+            // A file system that does not answer holds it; then it ends with the daemon.
+            let until = Instant::now() + ENDING;
+            while !thread.is_finished() && Instant::now() < until {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -240,7 +254,7 @@ impl Reader {
                 }
             };
             let mut queue = lock_of(&self.shared.queue);
-            queue.busy = false;
+            queue.reading = None;
             if let Some(left) = again.filter(|_| asked.tries < TRIES) {
                 let (due, tries) = (Instant::now() + left, asked.tries + 1);
                 queue.waiting.push(Asked { due, tries, ..asked });
@@ -260,7 +274,7 @@ impl Reader {
             let first = queue.waiting.iter().enumerate().min_by_key(|(_, asked)| asked.due);
             let left = match first {
                 Some((index, asked)) if asked.due <= now => {
-                    queue.busy = true;
+                    queue.reading = Some(asked.path.clone());
                     return Some(queue.waiting.swap_remove(index));
                 }
                 Some((_, asked)) => asked.due - now,
@@ -410,9 +424,11 @@ fn version(file: &File) -> io::Result<Version> {
 /// How long until a change of this file must have another change time; `None` when it must already.
 fn unsettled(version: &Version, now: SystemTime) -> Option<Duration> {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let changed = Duration::new(version.seconds, version.nanoseconds as u32);
+    let changed = Duration::from_secs(version.seconds)
+        .checked_add(Duration::from_nanos(version.nanoseconds))
+        .unwrap_or(Duration::MAX);
     let wanted = if version.nanoseconds == 0 { SETTLED_SECONDS } else { SETTLED };
-    (changed + wanted).checked_sub(since).filter(|left| !left.is_zero())
+    changed.saturating_add(wanted).checked_sub(since).filter(|left| !left.is_zero())
 }
 
 #[cfg(test)]
@@ -434,6 +450,9 @@ mod tests {
         assert_eq!(unsettled(&version(0), at(102_100)), None);
         // The clock was set back.
         assert!(unsettled(&fine, at(50_000)).unwrap() > 2 * SETTLED_SECONDS);
+        // A change time before 1970 is far in the future as the kernel half has it.
+        let before = Version { seconds: u64::MAX, nanoseconds: 999_999_999, size: 1 };
+        assert!(unsettled(&before, at(100_500)).unwrap() > 2 * SETTLED_SECONDS);
     }
 
     #[test]

@@ -245,17 +245,34 @@ impl Tables {
         )
     }
 
-    /// Begins to aim questions for names at the daemon's ports, of which there are none yet. Those of a daemon
-    /// before this one are forgotten.
+    /// Begins to aim questions for names at the daemon's ports, of which there are none yet.
     pub fn forward(&mut self, netns: u64) -> Result<(), TableError> {
-        while self.free_ports.pop(0).is_ok() {}
-        for agent in self.name_servers().into_iter().map(|(_, server)| server.agent) {
-            self.forget_name_servers(agent)?;
-        }
-        while self.free_ports.pop(0).is_ok() {}
+        self.forget_ports()?;
         let mut config = self.config()?;
         config.netns = netns;
         self.set_config(&config)
+    }
+
+    /// Forgets all ports: they are no daemon's any more. Questions are denied until there are others.
+    pub fn forget_ports(&mut self) -> Result<(), TableError> {
+        while self.free_ports.pop(0).is_ok() {}
+        for (port, server) in self.name_servers() {
+            self.forget_name_server(port, &server)?;
+        }
+        Ok(())
+    }
+
+    fn forget_name_server(&mut self, port: u32, server: &NamedKey) -> Result<(), TableError> {
+        // The way there first, so that nobody is sent where nothing is known of him.
+        ignore_missing(self.routes.remove(server)).map_err(failed("ROUTES"))?;
+        ignore_missing(self.resolvers.remove(&port)).map_err(failed("RESOLVERS"))?;
+        for place in 0..SERVERS_PER_AGENT {
+            let key = ServerKey { agent: server.agent, place };
+            if self.servers.get(&key, 0).is_ok_and(|its| its == port) {
+                ignore_missing(self.servers.remove(&key)).map_err(failed("SERVERS"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives a port to the hooks.
@@ -275,18 +292,10 @@ impl Tables {
 
     /// Forgets an agent's name servers; their ports are free again.
     pub fn forget_name_servers(&mut self, agent: u32) -> Result<(), TableError> {
-        for (port, server) in self.name_servers() {
-            if server.agent == agent {
-                ignore_missing(self.routes.remove(&server)).map_err(failed("ROUTES"))?;
-                ignore_missing(self.resolvers.remove(&port)).map_err(failed("RESOLVERS"))?;
-                for place in 0..SERVERS_PER_AGENT {
-                    let key = ServerKey { agent, place };
-                    if self.servers.get(&key, 0).is_ok_and(|its| its == port) {
-                        ignore_missing(self.servers.remove(&key)).map_err(failed("SERVERS"))?;
-                    }
-                }
-                self.free_ports.push(port, 0).map_err(failed("FREE_PORTS"))?;
-            }
+        let own = self.name_servers().into_iter().filter(|(_, server)| server.agent == agent);
+        for (port, server) in own.collect::<Vec<_>>() {
+            self.forget_name_server(port, &server)?;
+            self.free_ports.push(port, 0).map_err(failed("FREE_PORTS"))?;
         }
         Ok(())
     }

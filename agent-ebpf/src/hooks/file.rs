@@ -188,7 +188,15 @@ pub fn protect(ctx: &LsmContext) -> i32 {
         return 0;
     }
     // What cannot be read is a file without a place, which is denied.
-    let file = identity::read(part, &offsets().vma_file).unwrap_or(u64::MAX);
+    let mut file = identity::read(part, &offsets().vma_file).unwrap_or(u64::MAX);
+    // So is the file beneath an overlay, which stands here for the overlay's own and has its path nowhere.
+    let beneath = known(&kernel().backing_mode);
+    if file != 0
+        && beneath != FMODE_NONOTIFY
+        && path::read::<u32>(file, &offsets().file_mode) & beneath as u32 != 0
+    {
+        file = u64::MAX;
+    }
     let code = code(file, protection, Hook::FileMprotect);
     if code != 0 {
         return code;
@@ -274,9 +282,6 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
     let object = Object::of(path::read(opened.file, &offsets().file_inode));
 
     let mut action = wanted.first;
-    if matches!(action, Action::Write) {
-        content::forget(actor, object.inode);
-    }
     let decision = match path::resolve(actor, &spot, slot) {
         // Mapped as code it is memory like any other, which every just-in-time compiler has.
         Err(Reason::Anonymous)
@@ -310,6 +315,9 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
         },
     };
     let verdict = actor.verdict(decision);
+    if matches!(wanted.first, Action::Write) && !matches!(verdict, Verdict::Denied) {
+        content::forget(actor, object.inode);
+    }
     let is_part = !matches!(hook, Hook::BprmCheck) && matches!(action, Action::Exec);
     if !is_part || !matches!(verdict, Verdict::Allowed) {
         slot.record.body.flags = opened.flags;

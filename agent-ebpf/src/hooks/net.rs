@@ -18,6 +18,7 @@ use super::{
     DENY,
     file::{joined, outcome},
     names::{self, Known},
+    send,
 };
 use crate::{
     emit,
@@ -261,6 +262,7 @@ pub fn socket_connect(ctx: &LsmContext) -> i32 {
     let Some(actor) = identity::current() else {
         return 0;
     };
+    send::connects(ctx.arg(0));
     let address: *const u8 = ctx.arg(1);
     let length: i32 = ctx.arg(2);
     let peer = match read::<u16>(address, 0) {

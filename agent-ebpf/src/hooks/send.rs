@@ -7,7 +7,10 @@
 use agent_ebpf::{Action, Decision, Hook, Peer, Reason, Verdict};
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    helpers::{bpf_probe_read_kernel, generated::bpf_sk_storage_get},
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
+    },
     programs::LsmContext,
 };
 use core::ffi::c_void;
@@ -30,15 +33,31 @@ const SOCK_STREAM: u16 = 1;
 /// LSM `sock_graft(sk, parent)`: a connection that was accepted.
 #[inline(always)]
 pub fn accepted(ctx: &LsmContext) -> i32 {
-    if identity::current().is_some() {
+    if let Some(actor) = identity::current() {
         let sock: *mut u8 = ctx.arg(0);
         let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-        // SAFETY: the hook's socket. Without memory there is no mark, and the connection is judged as any other.
+        // SAFETY: the hook's socket, and its mark of one word. Without memory there is no mark, and the
+        // connection is judged as any other.
         unsafe {
-            bpf_sk_storage_get(marks(), sock.cast(), core::ptr::null_mut(), flags);
+            let mark = bpf_sk_storage_get(marks(), sock.cast(), core::ptr::null_mut(), flags);
+            if let Some(mark) = mark.cast::<u32>().as_mut() {
+                *mark = actor.agent;
+            }
         }
     }
     0
+}
+
+/// A socket that is connected anew is no longer one that was accepted.
+#[inline(always)]
+pub fn connects(socket: *const u8) {
+    // SAFETY: a member of the hook's socket; without a mark nothing is done.
+    unsafe {
+        let sock: *const u8 = member(socket, &offsets().socket_sock);
+        if !sock.is_null() {
+            let _ = bpf_sk_storage_delete(marks(), sock.cast_mut().cast());
+        }
+    }
 }
 
 /// LSM `socket_sendmsg(sock, msg, size)` and `socket_recvmsg(sock, msg, size, flags)`.
@@ -94,7 +113,9 @@ pub fn judge(actor: &Actor, socket: *const u8, hook: Hook) -> Verdict {
         decide(actor, peer, &mut decision);
     }
     let is_refused = match decision.reason {
-        Reason::Forbidden => !is_accepted(sock),
+        Reason::Forbidden => !is_accepted(sock, actor.agent),
+        // More names than are told apart, where the address itself could be read.
+        Reason::PeerUnresolved if peer.is_some() => !is_accepted(sock, actor.agent),
         Reason::Permitted | Reason::NoPermit | Reason::NoPolicy => false,
         Reason::PathUnresolved
         | Reason::RootChanged
@@ -122,13 +143,14 @@ fn decide(actor: &Actor, peer: &Peer, decision: &mut Decision) {
     *decision = net::decide_destination(actor, &mut peer);
 }
 
-/// Whether an agent accepted it.
+/// Whether this agent accepted it.
 #[inline(always)]
-fn is_accepted(sock: *const u8) -> bool {
+fn is_accepted(sock: *const u8, agent: u32) -> bool {
     // SAFETY: a socket that the verifier knows; nothing is made where there is no mark.
     let mark =
         unsafe { bpf_sk_storage_get(marks(), sock.cast_mut().cast(), core::ptr::null_mut(), 0) };
-    !mark.is_null()
+    // SAFETY: null, or a live mark of one word.
+    unsafe { mark.cast::<u32>().as_ref() }.is_some_and(|mark| *mark == agent)
 }
 
 #[inline(always)]

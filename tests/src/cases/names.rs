@@ -432,7 +432,7 @@ fn many_servers(world: &World) -> Result<()> {
     let event = events.wait("the denial", |event| {
         event.agent() == "curious" && event.peer() == servers[8] && event.verdict() == DENIED
     })?;
-    ensure!(event.text(&["status_detail"]) == "peer_unresolved", "{}", event.0);
+    ensure!(event.text(&["unmapped", "reason"]) == "peer_unresolved", "{}", event.0);
     Ok(())
 }
 

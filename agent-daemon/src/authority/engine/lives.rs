@@ -292,7 +292,7 @@ impl Engine {
     /// What happens by itself: agents that appear and end, sets that nobody has any more.
     pub fn tick(&self) {
         self.scan();
-        self.expire_names();
+        self.tend_names();
         let over = self.over();
         let due = self.inner().guarded.elapsed() >= GUARD_AGAIN;
         if due && self.has_agents() {

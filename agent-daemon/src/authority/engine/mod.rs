@@ -15,6 +15,8 @@ use std::{
     time::Instant,
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::{
     bounds::{self, Bounds},
     contents::Contents,
@@ -117,6 +119,10 @@ impl Engine {
         lock: Lock,
     ) -> Result<Arc<Self>, EngineError> {
         let host = Host::read()?;
+        // Opens that wait, ports and tables are descriptors. Up to its own bound a process may always go.
+        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+        }
         let hierarchy = host::cgroup2()?;
         let attach = config.kernel.attach.clone().unwrap_or_else(|| hierarchy.clone());
         if !attach.starts_with(&hierarchy) || !attach.is_dir() {
@@ -222,7 +228,7 @@ impl Engine {
             }
             error
         };
-        engine.restore_names();
+        engine.restore_names().map_err(|error| undo(error.into()))?;
         engine.restore(saved).map_err(undo)?;
         let stream = Stream::start(
             &maps,

@@ -1,7 +1,6 @@
 //! What agents are told of names: written where the kernel half sees it, and forgotten in time.
 
 use std::{
-    collections::HashSet,
     net::IpAddr,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -30,8 +29,11 @@ pub(in crate::authority) enum Unlearnt {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     /// There is no room for more.
-    #[error("an agent may know {NAMES_PER_AGENT} names of addresses at once, and knows as many")]
+    #[error("an agent may know {NAMES_PER_AGENT} names of addresses at once, and would know more")]
     TooMany,
+    /// Nobody knows by which policy its names are judged.
+    #[error("the agent, number {0}, is not known here; it keeps a policy from before")]
+    NoAgent(u32),
     /// The kernel half could not be told.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -42,8 +44,6 @@ pub(super) struct Forwarding {
     forwarder: Forwarder,
     /// How many there are.
     opened: usize,
-    /// Those that somebody has asked at.
-    asked: HashSet<u16>,
 }
 
 impl Unlearnt {
@@ -51,8 +51,10 @@ impl Unlearnt {
     const fn name(&self) -> &'static str {
         match self {
             Self::Unreadable(Unreadable::Malformed(_)) => "malformed",
+            Self::Unreadable(Unreadable::Strange(_)) => "strange",
             Self::Unreadable(Unreadable::Name(..)) => "name",
             Self::TooMany => "too_many",
+            Self::NoAgent(_) => "no_agent",
             Self::Table(_) => "table",
         }
     }
@@ -82,30 +84,38 @@ impl Engine {
         let mut inner = self.inner();
         let mut names = self.directory.write();
         let directory::Inner { agents, sets, names: known } = &mut *names;
-        let Some(set) = agents.get(&agent).filter(|entry| !entry.ended).map(|entry| entry.set)
-        else {
-            return Ok(());
-        };
-        let Some(lowered) = sets.get(&set).map(|entry| entry.lowered.clone()) else {
-            return Ok(());
+        let set = agents.get(&agent).filter(|entry| !entry.ended).map(|entry| entry.set);
+        let of_set = |set: u32| Some((set, sets.get(&set)?.lowered.clone()));
+        let Some((set, lowered)) = set.and_then(of_set) else {
+            return Err(Unlearnt::NoAgent(agent));
         };
         // Its policy asks for no names any more.
         if lowered.hosts.is_empty() {
             return Ok(());
         }
-        let more: usize = told.iter().map(|one| one.names.len()).sum();
+        let key = |one: &Told| NamedKey::of(agent, &destination(one.address));
+        let is_new = |one: &Told, name: &String| {
+            known.number(name).is_none_or(|number| !known.knows(&key(one), number))
+        };
+        let more: usize =
+            told.iter().map(|one| one.names.iter().filter(|name| is_new(one, name)).count()).sum();
         if known.count(agent) + more > NAMES_PER_AGENT {
             return Err(Unlearnt::TooMany);
         }
         let now = Clock::boot_now();
         for one in told {
-            let key = NamedKey::of(agent, &destination(one.address));
+            let key = key(one);
             let expires = now.saturating_add(u64::from(one.seconds) * 1_000_000_000);
             for name in &one.names {
-                let (number, is_new) = known.number(name);
-                if is_new {
-                    inner.tables.name(number, name)?;
-                }
+                let number = match known.number(name) {
+                    Some(number) => number,
+                    None => {
+                        let number = known.next().ok_or(Unlearnt::TooMany)?;
+                        inner.tables.name(number, name)?;
+                        known.note(number, name);
+                        number
+                    }
+                };
                 say(&mut inner, known, set, &lowered, number)?;
                 known.tell(key, number, expires);
             }
@@ -122,24 +132,33 @@ impl Engine {
         agent: u32,
         set: u32,
         lowered: &Lowered,
-    ) -> Result<(), TableError> {
+    ) {
         if lowered.hosts.is_empty() {
-            return Ok(());
+            return;
         }
         for number in names.names.of_agent(agent) {
-            say(inner, &mut names.names, set, lowered, number)?;
+            if let Err(error) = say(inner, &mut names.names, set, lowered, number) {
+                // What nothing is said of is denied, and a policy is not kept from being swapped by names.
+                eprintln!("ambitd: agent {agent} has to ask for its names again: {error}");
+                return;
+            }
         }
-        Ok(())
     }
 
-    /// Starts the forwarder, unless it runs, and sees to it that there are free ports.
+    /// Starts the forwarder, unless it runs.
     pub(super) fn forward_names(&self, inner: &mut Inner) -> Result<(), EngineError> {
-        if inner.forwarder.is_none() {
-            let netns = names::netns_cookie()?;
-            let forwarder = Forwarder::start(self.me.clone())?;
-            inner.tables.forward(netns)?;
-            inner.forwarder = Some(Forwarding { forwarder, opened: 0, asked: HashSet::new() });
+        if inner.forwarder.is_some() {
+            return Ok(());
         }
+        let netns = names::netns_cookie()?;
+        let forwarder = Forwarder::start(self.me.clone())?;
+        inner.tables.forward(netns)?;
+        inner.forwarder = Some(Forwarding { forwarder, opened: 0 });
+        self.open_ports(inner)
+    }
+
+    /// Sees to it that there are free ports.
+    fn open_ports(&self, inner: &mut Inner) -> Result<(), EngineError> {
         let used = inner.tables.name_servers().len();
         if let Some(forwarding) = &mut inner.forwarder {
             for port in forwarding.forwarder.open(forwarding.opened.saturating_sub(used))? {
@@ -152,13 +171,7 @@ impl Engine {
 
     /// The agent and name server that a port of the forwarder is for.
     pub(in crate::authority) fn name_server(&self, port: u16) -> Option<(u32, IpAddr)> {
-        let mut inner = self.inner();
-        let server = inner.tables.name_server(port)?;
-        // At the first question there is one free port less.
-        let is_first = inner.forwarder.as_mut().is_some_and(|own| own.asked.insert(port));
-        if is_first && let Err(error) = self.forward_names(&mut inner) {
-            eprintln!("ambitd: {error}");
-        }
+        let server = self.inner().tables.name_server(port)?;
         let [a, b, c, d, ..] = server.address;
         let address = if server.family == u32::from(family::V4) {
             IpAddr::from([a, b, c, d])
@@ -168,11 +181,18 @@ impl Engine {
         Some((server.agent, address))
     }
 
-    /// Forgets names whose answers have ended.
-    pub(super) fn expire_names(&self) {
+    /// Opens ports for those that are in use by now, and forgets names whose answers have ended.
+    pub(super) fn tend_names(&self) {
         let mut inner = self.inner();
+        if inner.closing || inner.forwarder.is_none() {
+            return;
+        }
+        let opened = self.open_ports(&mut inner);
         if inner.expired.elapsed() < EXPIRE {
             return;
+        }
+        if let Err(error) = opened {
+            eprintln!("ambitd: new questions for names are denied: {error}");
         }
         inner.expired = std::time::Instant::now();
         let mut names = self.directory.write();
@@ -190,17 +210,23 @@ impl Engine {
         }
     }
 
-    /// Takes up the names that the kernel half knows.
-    pub(super) fn restore_names(&self) {
-        let (texts, hosts, cells) = self.inner().tables.known_names();
+    /// Takes up the names that the kernel half knows; the ports of the daemon before are nobody's.
+    pub(super) fn restore_names(&self) -> Result<(), TableError> {
+        let mut inner = self.inner();
+        let (texts, hosts, cells) = inner.tables.known_names();
         let cells = cells.into_iter().map(|key| (key.set, key.name));
         self.directory.write().names = KnownNames::restored(texts, hosts, cells);
+        inner.tables.forget_ports()
     }
 
     /// Ends the forwarder. What is known lives on in the kernel half; nothing new is learnt.
     pub(super) fn stop_forwarding(&self) {
-        let forwarder = self.inner().forwarder.take();
-        drop(forwarder);
+        let mut inner = self.inner();
+        if inner.forwarder.take().is_some()
+            && let Err(error) = inner.tables.forget_ports()
+        {
+            eprintln!("ambitd: {error}");
+        }
     }
 }
 

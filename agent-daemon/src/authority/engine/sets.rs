@@ -105,21 +105,37 @@ impl Engine {
     pub(super) fn bind(&self, number: u32, lowered: Arc<Lowered>) -> Result<(), EngineError> {
         let view =
             View::of(self.directory.read().agents.get(&number).and_then(|a| a.root.as_ref()));
-        let shared = self.directory.read().shared(&lowered, &view);
-        let found = if shared.is_some() { Looked::nothing() } else { self.look(&view, &lowered) };
         if lowered.asks_contents() {
             // Before anything is read, so that the hooks follow what is known of it.
             self.inner().tables.ask_contents()?;
+        }
+        self.swap(number, &lowered, &view)?;
+        if lowered.asks_contents() {
+            // Until they are known, what depends on them is denied.
             let process = self.processes(&view).first().copied();
             self.contents.ahead(lowered.programs.iter(), process, AHEAD);
         }
-        let mut inner = self.inner();
+        Ok(())
+    }
+
+    /// Publishes tables if nobody has them, swaps an agent to them and binds its cgroup.
+    fn swap(&self, number: u32, lowered: &Arc<Lowered>, view: &View) -> Result<(), EngineError> {
+        let mut found = None;
+        // Who shared them may be gone by the time they are published; then they are looked up after all.
+        let (mut inner, set) = loop {
+            if found.is_none() && self.directory.read().shared(lowered, view).is_none() {
+                found = Some(self.look(view, lowered));
+            }
+            let mut inner = self.inner();
+            if let Some(set) = self.publish(&mut inner, lowered, view, &mut found)? {
+                break (inner, set);
+            }
+        };
         if !lowered.hosts.is_empty() {
             self.forward_names(&mut inner)?;
         }
-        let set = self.publish(&mut inner, lowered.clone(), view, found)?;
         let mut names = self.directory.write();
-        Self::say_names(&mut inner, &mut names, number, set, &lowered)?;
+        Self::say_names(&mut inner, &mut names, number, set, lowered);
         let Some(entry) = names.agents.get_mut(&number) else {
             return Ok(());
         };
@@ -152,29 +168,32 @@ impl Engine {
         }
     }
 
+    /// The set with these tables, made with what was found of its objects if nobody has it; `None` when they
+    /// have yet to be looked up.
     fn publish(
         &self,
         inner: &mut Inner,
-        lowered: Arc<Lowered>,
-        view: View,
-        looked: Looked,
-    ) -> Result<u32, EngineError> {
-        if let Some(set) = self.directory.read().shared(&lowered, &view) {
-            return Ok(set);
+        lowered: &Arc<Lowered>,
+        view: &View,
+        looked: &mut Option<Looked>,
+    ) -> Result<Option<u32>, EngineError> {
+        if let Some(set) = self.directory.read().shared(lowered, view) {
+            return Ok(Some(set));
         }
-        let hashed = Arc::new(hashed(&lowered, &self.hash)?);
+        let Some(looked) = looked.take() else { return Ok(None) };
+        let hashed = Arc::new(hashed(lowered, &self.hash)?);
         let places = lowered.keyed_places(&self.hash).map_err(collision)?;
         let set = inner.next_set;
         inner.next_set += 1;
-        // Twice, since what is new is there before what is old goes.
-        let most = 2 * (lowered.forbidden.len() + objects::LINKS);
-        inner.tables.publish(set, &lowered, places.into_iter(), &looked.objects, most)?;
+        let most = room(lowered.forbidden.len());
+        inner.tables.publish(set, lowered, places.into_iter(), &looked.objects, most)?;
         let Looked { objects, at } = looked;
         let generation = inner.generation;
+        let (lowered, view) = (lowered.clone(), view.clone());
         let entry =
             SetEntry { lowered, hashed, view, objects, looked: at, generation, retired: false };
         self.directory.write().sets.insert(set, entry);
-        Ok(set)
+        Ok(Some(set))
     }
 
     /// Looks up the objects that a policy forbids in a view.
@@ -249,7 +268,12 @@ impl Engine {
             set.looked = (begun, begun.elapsed());
             if found.unseen.is_some() {
                 // What could not be looked at this time may be where it was.
+                let most = room(forbidden.len());
                 for (object, cell) in &set.objects {
+                    // No more than there is room for, so that what is new is written in any case.
+                    if found.objects.len() >= most / 2 {
+                        break;
+                    }
                     found.objects.entry(*object).or_insert(*cell);
                 }
             }
@@ -341,13 +365,22 @@ impl Engine {
             inner.generation += 1;
             inner.generation
         };
+        // One that cannot be swapped keeps nobody else from it.
+        let mut failed = None;
         for (number, lowered) in lowered {
-            self.bind(number, lowered)?;
+            if let Err(error) = self.bind(number, lowered) {
+                failed.get_or_insert(error);
+            }
         }
         self.scan();
         self.save_or_say();
-        Ok(generation)
+        failed.map_or(Ok(generation), Err)
     }
+}
+
+/// Room for the objects of so many forbidden places: twice, since what is new is there before what is old goes.
+const fn room(places: usize) -> usize {
+    2 * (places + objects::LINKS)
 }
 
 /// Where an agent's own events go, and the policies that it was given.

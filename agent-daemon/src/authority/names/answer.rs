@@ -7,7 +7,7 @@ use domain::{
     base::{
         Message, ParsedName, Rtype,
         iana::{Class, Rcode},
-        name::ToLabelIter,
+        name::ToName,
         wire::ParseError,
     },
     rdata::{A, Aaaa, Cname},
@@ -19,8 +19,12 @@ use crate::policy::hosts;
 /// (RFC 1035, section 3.2.1), which has this long to connect.
 const SHORTEST: u32 = 1;
 
-/// The most aliases in one answer: name servers themselves follow some 11 to 20.
-const ALIASES_MAX: usize = 64;
+/// The most aliases on the way to an address: name servers themselves follow some 11 to 20.
+const ALIASES_MAX: usize = 32;
+/// The most names of addresses in one answer, each counted for each address.
+const NAMES_MAX: usize = 512;
+/// The longest life of an answer, a day: what is asked for as rarely can be asked for again.
+const LONGEST: u32 = 86_400;
 
 /// An address, its names and for how many seconds they are good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +43,9 @@ pub enum Unreadable {
     /// It is no DNS message.
     #[error("it is no DNS message: {0}")]
     Malformed(String),
+    /// It has more than is asked for, or more than anybody needs.
+    #[error("it has {0}")]
+    Strange(String),
     /// An address has a name that policies cannot speak of.
     #[error("{0:?} has an address, and is no host's name: {1}")]
     Name(String, String),
@@ -93,41 +100,54 @@ pub fn told(message: &[u8]) -> Result<Vec<Told>, Unreadable> {
             _ => {}
         }
     }
-    if aliases.len() > ALIASES_MAX {
-        let message = format!("it has {} aliases, more than {ALIASES_MAX}", aliases.len());
-        return Err(Unreadable::Malformed(message));
+    if addresses.is_empty() {
+        return Ok(Vec::new());
     }
-    addresses
-        .into_iter()
-        .map(|(owner, address, seconds)| {
-            let (names, seconds) = named(owner, seconds, &aliases);
-            for name in &names {
-                hosts::lawful(name).map_err(|why| Unreadable::Name(name.clone(), why))?;
-            }
-            Ok(Told { address, names, seconds: seconds.max(SHORTEST) })
-        })
-        .collect()
+    let asked = text(message.sole_question()?.qname());
+    let way = way(asked, &aliases)?;
+    let mut found = Vec::new();
+    let mut count = 0;
+    for (owner, address, seconds) in addresses {
+        let Some(at) = way.iter().position(|(name, _)| *name == owner) else {
+            let strange = format!("an address of {owner:?}, to which the question does not lead");
+            return Err(Unreadable::Strange(strange));
+        };
+        let way = way.get(..=at).unwrap_or_default();
+        count += way.len();
+        if count > NAMES_MAX {
+            return Err(Unreadable::Strange(format!("more than {NAMES_MAX} names of addresses")));
+        }
+        for (name, _) in way {
+            hosts::lawful(name).map_err(|why| Unreadable::Name(name.clone(), why))?;
+        }
+        let shortest = way.iter().map(|(_, life)| *life).fold(seconds, u32::min);
+        let names = way.iter().map(|(name, _)| name.clone()).collect();
+        found.push(Told { address, names, seconds: shortest.clamp(SHORTEST, LONGEST) });
+    }
+    Ok(found)
 }
 
-/// A name and everything that is an alias of it, and the shortest life on the way.
-fn named(owner: String, mut seconds: u32, aliases: &[Alias]) -> (BTreeSet<String>, u32) {
-    let mut names = BTreeSet::from([owner]);
-    // Each round finds another name, or is the last.
-    loop {
-        let before = names.len();
-        for (alias, of, life) in aliases {
-            if names.contains(of) && names.insert(alias.clone()) {
-                seconds = seconds.min(*life);
-            }
+/// The names from the one that was asked for to the last that it is an alias of, each with the life of the alias
+/// that leads to it.
+fn way(asked: String, aliases: &[Alias]) -> Result<Vec<(String, u32)>, Unreadable> {
+    let mut way = vec![(asked, u32::MAX)];
+    while let Some((last, _)) = way.last()
+        && let Some((_, of, life)) = aliases.iter().find(|(alias, ..)| alias == last)
+    {
+        // In a ring.
+        if way.iter().any(|(name, _)| name == of) {
+            break;
         }
-        if names.len() == before {
-            return (names, seconds);
+        if way.len() > ALIASES_MAX {
+            return Err(Unreadable::Strange(format!("more than {ALIASES_MAX} aliases in a row")));
         }
+        way.push((of.clone(), *life));
     }
+    Ok(way)
 }
 
 /// A name in lower case, without the dot at its end. A byte that no host's name has stays one.
-fn text(name: &ParsedName<&[u8]>) -> String {
+fn text(name: &impl ToName) -> String {
     let labels = name.iter_labels().filter(|label| !label.is_root());
     let labels: Vec<String> = labels
         .map(|label| {
@@ -211,18 +231,11 @@ mod tests {
                     Aaaa::new("2001:db8::7".parse().unwrap()),
                 ))
                 .unwrap();
-            answer
-                .push((name("other.example.com"), seconds(9), A::new("192.0.2.9".parse().unwrap())))
-                .unwrap();
         });
         let all = ["cdn.example.org", "edge.example.net", "www.example.com"];
         assert_eq!(
             told(&bytes).unwrap(),
-            [
-                told_one("192.0.2.7", &all, 20),
-                told_one("2001:db8::7", &all, 10),
-                told_one("192.0.2.9", &["other.example.com"], 9),
-            ]
+            [told_one("192.0.2.7", &all, 20), told_one("2001:db8::7", &all, 10),]
         );
     }
 
@@ -235,7 +248,37 @@ mod tests {
                 .push((name("a.example"), seconds(u32::MAX), A::new("192.0.2.1".parse().unwrap())))
                 .unwrap();
         });
-        assert_eq!(told(&bytes).unwrap(), [told_one("192.0.2.1", &["a.example", "b.example"], 1)]);
+        assert_eq!(told(&bytes).unwrap(), [told_one("192.0.2.1", &["a.example"], 1)]);
+    }
+
+    #[test]
+    fn what_the_question_does_not_lead_to_is_not_taken() {
+        let address = || A::new("192.0.2.66".parse().unwrap());
+        let bytes = message("a.evil", Rcode::NOERROR, |answer| {
+            answer.push((name("a.evil"), seconds(60), address())).unwrap();
+            answer.push((name("api.example.com"), seconds(60), address())).unwrap();
+        });
+        assert!(matches!(told(&bytes), Err(Unreadable::Strange(_))));
+        let bytes = message("a.example", Rcode::NOERROR, |answer| {
+            for index in 0..=ALIASES_MAX {
+                let alias = Cname::new(name(&format!("a{}.example", index + 1)));
+                let owner =
+                    if index == 0 { "a.example".to_owned() } else { format!("a{index}.example") };
+                answer.push((name(&owner), seconds(60), alias)).unwrap();
+            }
+            answer.push((name("a.example"), seconds(60), address())).unwrap();
+        });
+        assert!(matches!(told(&bytes), Err(Unreadable::Strange(why)) if why.contains("aliases")));
+        let bytes = message("a.example", Rcode::NOERROR, |answer| {
+            for _ in 0..=NAMES_MAX {
+                answer.push((name("a.example"), seconds(60), address())).unwrap();
+            }
+        });
+        assert!(matches!(told(&bytes), Err(Unreadable::Strange(why)) if why.contains("names")));
+        let bytes = message("a.example", Rcode::NOERROR, |answer| {
+            answer.push((name("a.example"), seconds(1_000_000), address())).unwrap();
+        });
+        assert_eq!(told(&bytes).unwrap(), [told_one("192.0.2.66", &["a.example"], LONGEST)]);
     }
 
     #[test]
@@ -262,7 +305,7 @@ mod tests {
         assert!(matches!(told(&whole[..11]), Err(Unreadable::Malformed(_))));
         // A dot within a label, and a byte that no host's name has.
         for odd in ["a\\.b.example", "a\\032b.example"] {
-            let bytes = message("a.example", Rcode::NOERROR, |answer| {
+            let bytes = message(odd, Rcode::NOERROR, |answer| {
                 answer.push((name(odd), seconds(5), A::new("192.0.2.1".parse().unwrap()))).unwrap();
             });
             assert!(matches!(told(&bytes), Err(Unreadable::Name(..))), "{odd}");

@@ -25,7 +25,7 @@ use super::servfail;
 use crate::{authority::Engine, kernel::host};
 
 /// How many ports are kept free.
-const FREE: usize = 16;
+const FREE: usize = 32;
 /// Tries to find a port that is free for both protocols and families.
 const TRIES: usize = 64;
 /// How long a name server has for an answer, and a connection to it for whatever comes next.
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(60);
 /// How many questions of one agent to one server are on their way at once; more are not taken, and asked
 /// again by whoever asked.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 32;
 /// The largest message (RFC 1035, section 4.2.2).
 const MESSAGE_MAX: usize = 65_535;
 

@@ -31,6 +31,8 @@ pub struct KnownNames {
     counts: HashMap<u32, usize>,
     /// The policy sets for which a name has a cell.
     cells: HashMap<u32, BTreeSet<u32>>,
+    /// Addresses that had more names than there is room for when this daemon came, and until when.
+    more: HashMap<NamedKey, u64>,
 }
 
 /// What nobody knows any more.
@@ -59,24 +61,39 @@ impl KnownNames {
         for (key, names) in hosts {
             for name in names.names.iter().filter(|name| name.expires != 0) {
                 found.tell(key, name.name, name.expires);
+                found.next = found.next.max(name.name);
+            }
+            if names.more_until != 0 {
+                found.more.insert(key, names.more_until);
             }
         }
         for (set, number) in cells {
-            found.cells.entry(number).or_default().insert(set);
+            found.note_cell(number, set);
+            found.next = found.next.max(number);
         }
         found
     }
 
-    /// A name's number, and whether it is new.
-    pub(super) fn number(&mut self, name: &str) -> (u32, bool) {
-        if let Some(number) = self.numbers.get(name) {
-            return (*number, false);
-        }
-        // Never used again: 2^32 names are some years of a thousand a second.
-        self.next += 1;
-        self.numbers.insert(name.to_owned(), self.next);
-        self.texts.insert(self.next, name.to_owned());
-        (self.next, true)
+    /// A name's number, if it has one.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
+    /// The next number, which no name has had; `None` when all 2^32 have been given out.
+    pub(super) fn next(&self) -> Option<u32> {
+        self.next.checked_add(1)
+    }
+
+    /// Gives a name its number.
+    pub(super) fn note(&mut self, number: u32, name: &str) {
+        self.next = self.next.max(number);
+        self.numbers.insert(name.to_owned(), number);
+        self.texts.insert(number, name.to_owned());
+    }
+
+    /// Whether an agent knows an address by a name.
+    pub(super) fn knows(&self, key: &NamedKey, number: u32) -> bool {
+        self.known.get(key).is_some_and(|names| names.contains_key(&number))
     }
 
     /// The name with this number.
@@ -120,7 +137,8 @@ impl KnownNames {
         for (slot, (name, expires)) in value.names.iter_mut().zip(&names) {
             *slot = PeerName { expires: *expires, name: *name, pad: 0 };
         }
-        value.more_until = names.get(NAMES_PER_PEER).map_or(0, |(_, expires)| *expires);
+        let more = names.get(NAMES_PER_PEER).map_or(0, |(_, expires)| *expires);
+        value.more_until = more.max(self.more.get(&key).copied().unwrap_or_default());
         value
     }
 
@@ -140,6 +158,7 @@ impl KnownNames {
 
     /// Forgets what ended a while ago.
     pub(super) fn expire(&mut self, now: u64) -> Forgotten {
+        self.more.retain(|_, until| *until >= now);
         self.forget(|_, expires| expires.saturating_add(GRACE) < now)
     }
 
@@ -200,9 +219,13 @@ mod tests {
     #[test]
     fn a_name_lives_as_long_as_its_longest_answer_and_is_then_forgotten() {
         let mut known = KnownNames::default();
-        let (api, new) = known.number("api.example.com");
-        assert!(new && !known.number("api.example.com").1);
-        let (web, _) = known.number("web.example.com");
+        let mut number = |name: &str| {
+            let number = known.next().unwrap();
+            known.note(number, name);
+            assert_eq!(known.number(name), Some(number));
+            number
+        };
+        let (api, web) = (number("api.example.com"), number("web.example.com"));
         assert!(!known.has_cell(api, 7));
         known.note_cell(api, 7);
         assert!(known.has_cell(api, 7) && !known.has_cell(api, 8) && !known.has_cell(web, 7));
@@ -227,14 +250,16 @@ mod tests {
         assert_eq!(forgotten.addresses, [key(1, 1)]);
         assert_eq!((known.len(), known.count(1)), (0, 0));
         // A number stands for one name for good.
-        assert_eq!(known.number("web.example.com"), (web + 1, true));
+        assert_eq!(known.number("web.example.com"), None);
+        assert_eq!(known.next(), Some(web + 1));
     }
 
     #[test]
     fn more_names_than_there_is_room_for_are_not_let_go_in_silence() {
         let mut known = KnownNames::default();
         for index in 0..=NAMES_PER_PEER {
-            let (number, _) = known.number(&format!("n{index}.example.com"));
+            let number = known.next().unwrap();
+            known.note(number, &format!("n{index}.example.com"));
             known.tell(key(1, 1), number, 1000 + index as u64);
         }
         let value = known.value(key(1, 1));
@@ -245,17 +270,22 @@ mod tests {
     #[test]
     fn what_the_kernel_half_knew_is_known_again() {
         let mut known = KnownNames::default();
-        let (number, _) = known.number("api.example.com");
+        let number = known.next().unwrap();
+        known.note(number, "api.example.com");
         known.tell(key(1, 1), number, 100);
         let mut bytes = [0; 255];
         bytes[..15].copy_from_slice(b"api.example.com");
         let texts = [(number, HostName { len: 15, bytes })];
-        let hosts = [(key(1, 1), known.value(key(1, 1)))];
-        let mut again = KnownNames::restored(texts, hosts, [(7, number)]);
+        let hosts = [(key(1, 1), PeerNames { more_until: 90, ..known.value(key(1, 1)) })];
+        let mut again = KnownNames::restored(texts, hosts, [(7, number), (7, 40)]);
         assert_eq!(again.of(&key(1, 1)), ["api.example.com"]);
-        assert_eq!(again.number("api.example.com"), (number, false));
+        assert_eq!(again.number("api.example.com"), Some(number));
         assert!(again.has_cell(number, 7));
-        assert_eq!(again.retire(7), [number]);
-        assert_eq!(again.number("b").0, number + 1);
+        // What there was no room for is not let go by a restart; nor is a number of which only a cell is left.
+        assert_eq!(again.value(key(1, 1)).more_until, 90);
+        assert_eq!(again.next(), Some(41));
+        again.expire(91);
+        assert_eq!(again.value(key(1, 1)).more_until, 0);
+        assert_eq!(again.retire(7).len(), 2);
     }
 }

@@ -36,7 +36,6 @@ use nix::{
         EventFFlags, Fanotify, FanotifyEvent, FanotifyResponse, InitFlags, MarkFlags, MaskFlags,
         Response,
     },
-    sys::resource::{Resource, getrlimit, setrlimit},
 };
 
 use self::opener::{BOTH, Purpose};
@@ -207,10 +206,6 @@ fn places(configured: &[PathBuf]) -> Result<Vec<PathBuf>, FanotifyError> {
 impl Backend {
     /// Marks the file systems mounted at `configured`, or all that hold files, and begins to answer.
     pub fn start(configured: &[PathBuf], bounds: Arc<dyn Bounds>) -> Result<Self, FanotifyError> {
-        // Every open that waits is a descriptor here. Up to its own bound a process may always go.
-        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-        }
         let group = Arc::new(group()?);
         let (stopping, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let queue = Arc::new(Queue::default());
@@ -533,9 +528,6 @@ impl Worker {
         let mut decision = Decision::because(Reason::NoPolicy);
         if let Some((_, _, tables)) = &reach {
             for (index, one) in actions.iter().enumerate() {
-                if *one == Action::Write {
-                    self.bounds.forget_content((object.device, object.inode));
-                }
                 let mut next = object.decide(&self.config, *one, tables, None);
                 if next.reason == Reason::HashUnknown {
                     let known = self.bounds.content((object.device, object.inode));
@@ -551,6 +543,9 @@ impl Worker {
             }
         }
         let verdict = decision.verdict(mode);
+        if actions.contains(&Action::Write) && !matches!(verdict, Verdict::Denied) {
+            self.bounds.forget_content((object.device, object.inode));
+        }
         let header = Header {
             kind: Kind::File as u8,
             action: action as u8,
