@@ -236,13 +236,19 @@ impl Tables {
         ignore_missing(self.hosts.remove(key)).map_err(failed("HOSTS"))
     }
 
-    /// Every name by number, every address with its names, and for which sets names have cells.
-    pub fn known_names(&self) -> (Vec<(u32, HostName)>, Vec<(NamedKey, PeerNames)>, Vec<NameKey>) {
-        (
-            self.texts.iter().filter_map(Result::ok).collect(),
-            self.hosts.iter().filter_map(Result::ok).collect(),
-            self.names.keys().filter_map(Result::ok).collect(),
-        )
+    /// Every name, by its number.
+    pub fn host_names(&self) -> Vec<(u32, HostName)> {
+        self.texts.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Every address that has names, with them.
+    pub fn known_hosts(&self) -> Vec<(NamedKey, PeerNames)> {
+        self.hosts.iter().filter_map(Result::ok).collect()
+    }
+
+    /// The names of which sets say something, with these sets.
+    pub fn said(&self) -> Vec<NameKey> {
+        self.names.keys().filter_map(Result::ok).collect()
     }
 
     /// Begins to aim questions for names at the daemon's ports, of which there are none yet.

@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("changes_that_fanotify_cannot_see_stay_beneath_the_ceiling", || shared(changes)),
         case("a_root_agent_is_under_the_ceiling_too", || shared(root)),
         case("audit_puts_nothing_under_a_ceiling", || shared(audit)),
-        case("the_ceiling_outlives_the_daemon", || fresh(Settings::default(), outlives)),
+        case("the_ceiling_outlives_the_daemon", || fresh(Settings::default(), outlives)).alone(),
     ]
 }
 

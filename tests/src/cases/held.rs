@@ -16,18 +16,21 @@ use crate::verbs::SECRET;
 use crate::world::{Settings, World, agent_table, file, ground};
 
 pub(super) fn cases() -> Vec<Case> {
-    let cases = vec![
-        case("a_reload_that_forbids_reading_reaches_descriptors_that_are_open", reading),
-        case("a_reload_that_forbids_writing_reaches_descriptors_that_are_open", writing),
-        case("a_reload_that_forbids_a_folder_reaches_its_descriptors", listing),
-        case("a_reload_that_forbids_a_peer_reaches_connections", peers),
-        case("a_descriptor_that_the_user_hands_over_stays_usable", handed_over),
-        case("audit_mode_tells_of_descriptors_from_before_and_lets_them_go_on", audited),
-        case("an_accepted_connection_can_answer_whom_the_agent_may_not_call", || shared(answers)),
-        case("a_program_runs_whose_text_may_not_be_read", || shared(unreadable)),
-        case("what_may_be_written_and_not_read_is_copied_up_by_an_overlay", || shared(copied_up)),
-    ];
-    cases.into_iter().map(Case::in_subset).collect()
+    vec![
+        case("a_reload_that_forbids_reading_reaches_descriptors_that_are_open", reading)
+            .alone()
+            .in_subset(),
+        case("a_reload_that_forbids_writing_reaches_descriptors_that_are_open", writing).alone(),
+        case("a_reload_that_forbids_a_folder_reaches_its_descriptors", listing).alone(),
+        case("a_reload_that_forbids_a_peer_reaches_connections", peers).alone().in_subset(),
+        case("a_descriptor_that_the_user_hands_over_stays_usable", handed_over).alone(),
+        case("audit_mode_tells_of_descriptors_from_before_and_lets_them_go_on", audited).alone(),
+        case("an_accepted_connection_can_answer_whom_the_agent_may_not_call", || shared(answers))
+            .in_subset(),
+        case("a_program_runs_whose_text_may_not_be_read", || shared(unreadable)).in_subset(),
+        case("what_may_be_written_and_not_read_is_copied_up_by_an_overlay", || shared(copied_up))
+            .in_subset(),
+    ]
 }
 
 const AGENT: &str = "cell";

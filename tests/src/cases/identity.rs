@@ -69,7 +69,9 @@ fn crowd() -> Result<()> {
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("a_thousand_agents_are_bounded_at_once", crowd).within(Duration::from_secs(180)),
+        case("a_thousand_agents_are_bounded_at_once", crowd)
+            .alone()
+            .within(Duration::from_secs(180)),
         case("identity_survives_fork_and_threads", || shared(fork_and_threads)),
         case("identity_survives_double_fork_and_setsid", || shared(double_fork)).in_subset(),
         case("identity_survives_a_move_to_another_cgroup", || shared(moved)).in_subset(),
@@ -77,9 +79,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("a_socket_made_before_the_move_is_still_judged", || shared(held_socket)),
         case("chroot_does_not_forge_a_permitted_name", || shared(chroot)).in_subset(),
         case("two_agents_with_opposite_policies_at_once", || shared(opposite)).in_subset(),
-        case("a_configured_cgroup_makes_an_agent", configured_cgroup),
-        case("a_process_beyond_the_table_may_do_nothing", beyond_the_table).in_subset(),
-        case("a_configured_unit_makes_an_agent", configured_unit),
+        case("a_configured_cgroup_makes_an_agent", configured_cgroup).alone(),
+        case("a_process_beyond_the_table_may_do_nothing", beyond_the_table).alone().in_subset(),
+        case("a_configured_unit_makes_an_agent", configured_unit).alone(),
         case("stop_ends_the_whole_tree", || shared(stop_ends_the_tree)),
         case("agents_are_listed_with_their_counts", || shared(listed)),
         case("an_agent_tells_its_chain_of_parents", || shared(parents)),

@@ -37,6 +37,8 @@ pub struct Case {
     pub name: String,
     /// Whether it is in the subset for kernels that do not get the whole suite.
     pub subset: bool,
+    /// Whether it has a daemon of its own.
+    pub alone: bool,
     /// How long it may take before everything that it started is killed.
     pub limit: Duration,
     /// What keeps or breaks it.
@@ -50,12 +52,18 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub const START: Duration = Duration::from_secs(60);
 
 fn case(name: &str, run: impl FnOnce() -> Result<()> + Send + 'static) -> Case {
-    Case { name: name.to_owned(), subset: false, limit: LIMIT, run: Box::new(run) }
+    Case { name: name.to_owned(), subset: false, alone: false, limit: LIMIT, run: Box::new(run) }
 }
 
 impl Case {
     fn in_subset(mut self) -> Self {
         self.subset = true;
+        self
+    }
+
+    /// It has a daemon of its own, and so runs after those that share one.
+    fn alone(mut self) -> Self {
+        self.alone = true;
         self
     }
 
@@ -92,6 +100,8 @@ pub fn all() -> Vec<Case> {
     cases.extend(reload::cases());
     cases.extend(lifecycle::cases());
     cases.extend(losses::cases());
+    // To end a daemon and to start another takes an emulated machine a quarter of a minute.
+    cases.sort_by_key(|case| case.alone);
     cases
 }
 

@@ -98,7 +98,9 @@ pub(super) fn cases() -> Vec<Case> {
     }
     cases.push(case("agents_signal_and_trace_their_own", || shared(own_processes)).in_subset());
     cases.push(case("ambit_is_out_of_reach_of_privileges", || shared(ambit_itself)).in_subset());
-    cases.push(case("set_uid_programs_gain_nothing", || fresh(Settings::default(), set_uid)));
+    cases.push(
+        case("set_uid_programs_gain_nothing", || fresh(Settings::default(), set_uid)).alone(),
+    );
     cases
 }
 

@@ -28,13 +28,22 @@ const LONG: Duration = Duration::from_secs(120);
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("runs_a_program_by_its_content", || on_disk(permitted)).within(LONG).in_subset(),
-        case("runs_at_once_what_is_named_by_path_and_content", || on_disk(ahead)).within(LONG),
-        case("forbids_a_content_under_every_name", || on_disk(forbidden)).within(LONG).in_subset(),
-        case("never_runs_a_content_that_was_rewritten", || on_disk(rewritten))
+        case("runs_a_program_by_its_content", || on_disk(permitted))
+            .alone()
             .within(LONG)
             .in_subset(),
-        case("asks_for_content_only_where_it_matters", || on_disk(elsewhere)).within(LONG),
+        case("runs_at_once_what_is_named_by_path_and_content", || on_disk(ahead))
+            .alone()
+            .within(LONG),
+        case("forbids_a_content_under_every_name", || on_disk(forbidden))
+            .alone()
+            .within(LONG)
+            .in_subset(),
+        case("never_runs_a_content_that_was_rewritten", || on_disk(rewritten))
+            .alone()
+            .within(LONG)
+            .in_subset(),
+        case("asks_for_content_only_where_it_matters", || on_disk(elsewhere)).alone().within(LONG),
     ]
 }
 

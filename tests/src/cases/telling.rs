@@ -13,7 +13,7 @@ use crate::world::{EVENTS, PATIENCE, World, file, ground};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("tells_every_one_of_2000_short_processes", || shared(two_thousand))
+        case("tells_every_one_of_many_short_processes", || shared(short_processes))
             .within(Duration::from_secs(150)),
         case("takes_secrets_out_of_command_lines", || shared(redaction)).in_subset(),
         case("events_are_readable_lines", || shared(readable)),
@@ -27,8 +27,12 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn two_thousand(world: &World) -> Result<()> {
-    let count = 2000;
+/// Short processes, each of which is told of. An emulated machine starts some fifteen a second.
+const SHORT: usize = 2000;
+const SHORT_OF_GUESTS: usize = 500;
+
+fn short_processes(world: &World) -> Result<()> {
+    let count = if world.stage.guest { SHORT_OF_GUESTS } else { SHORT };
     let events = world.events();
     let lost = world.metrics()?.value("ambit_events_lost_total", &[]).unwrap_or(0.0);
     let output = world.agent("busy").policy(&with_base(""))?.act(&[

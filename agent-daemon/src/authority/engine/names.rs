@@ -213,9 +213,10 @@ impl Engine {
     /// Takes up the names that the kernel half knows; the ports of the daemon before are nobody's.
     pub(super) fn restore_names(&self) -> Result<(), TableError> {
         let mut inner = self.inner();
-        let (texts, hosts, cells) = inner.tables.known_names();
-        let cells = cells.into_iter().map(|key| (key.set, key.name));
-        self.directory.write().names = KnownNames::restored(texts, hosts, cells);
+        let tables = &inner.tables;
+        let cells = tables.said().into_iter().map(|key| (key.set, key.name));
+        let known = KnownNames::restored(tables.host_names(), tables.known_hosts(), cells);
+        self.directory.write().names = known;
         inner.tables.forget_ports()
     }
 

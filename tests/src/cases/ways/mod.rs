@@ -11,6 +11,7 @@ mod network;
 mod programs;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,6 +35,8 @@ type Measure = Box<dyn FnOnce(&str) -> Result<Vec<Attempt>> + Send>;
 struct Way {
     id: &'static str,
     title: &'static str,
+    /// Whether it has a daemon of its own.
+    alone: bool,
     measure: Measure,
 }
 
@@ -46,16 +49,16 @@ fn way(
 ) -> Way {
     let measure =
         move |id: &str| with_shared(|world| measure(world, id, who, |place| prepare(world, place)));
-    Way { id, title, measure: Box::new(measure) }
+    Way { id, title, alone: false, measure: Box::new(measure) }
 }
 
-/// A way that is measured by a function of its own.
+/// A way that is measured by a function of its own, with a daemon of its own.
 fn own_way(
     id: &'static str,
     title: &'static str,
     measure: impl FnOnce(&str) -> Result<Vec<Attempt>> + Send + 'static,
 ) -> Way {
-    Way { id, title, measure: Box::new(measure) }
+    Way { id, title, alone: true, measure: Box::new(measure) }
 }
 
 fn with_shared(work: impl FnOnce(&World) -> Result<Vec<Attempt>>) -> Result<Vec<Attempt>> {
@@ -67,8 +70,8 @@ fn with_shared(work: impl FnOnce(&World) -> Result<Vec<Attempt>>) -> Result<Vec<
     Ok(attempts)
 }
 
-/// What has been measured, in order.
-static REPORT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// What has been measured, by the place of the way.
+static REPORT: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
 
 pub(super) fn cases() -> Vec<Case> {
     let mut ways = files::ways();
@@ -77,17 +80,18 @@ pub(super) fn cases() -> Vec<Case> {
     ways.extend(identity::ways());
     ways.extend(enforcer::ways());
     ways.into_iter()
-        .map(|Way { id, title, measure }| {
+        .enumerate()
+        .map(|(place, Way { id, title, alone, measure })| {
             let name = format!("way_{}_{}", id.to_lowercase(), plain(title));
             let line = format!("way {id} {title}");
-            case(&name, move || {
+            let mut case = case(&name, move || {
                 let outcome = outcome(&measure(id)?);
                 let mut report = REPORT.lock().unwrap_or_else(PoisonError::into_inner);
-                report.push(format!("{line} | {outcome}"));
+                report.insert(place, format!("{line} | {outcome}"));
                 Ok(())
-            })
-            .in_subset()
-            .within(Duration::from_secs(90))
+            });
+            case.alone = alone;
+            case.in_subset().within(Duration::from_secs(90))
         })
         .collect()
 }
@@ -103,7 +107,8 @@ fn plain(title: &str) -> String {
 
 /// Prints what has been measured.
 pub fn report() {
-    for line in REPORT.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+    let mut report = REPORT.lock().unwrap_or_else(PoisonError::into_inner);
+    for line in std::mem::take(&mut *report).into_values() {
         println!("{line}");
     }
 }
