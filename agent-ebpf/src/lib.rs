@@ -36,6 +36,8 @@ pub trait Names {
     fn name(&self, number: u32) -> Option<&PeerCell>;
     /// Nanoseconds since boot, suspended time included.
     fn now(&self) -> u64;
+    /// Zero; in the kernel one that the verifier does not know ([`Config::zero`]).
+    fn zero(&self) -> u32;
 }
 
 /// A verdict before the agent's mode is applied, with its reason.
@@ -473,24 +475,14 @@ pub fn decide_peer(
     let Some(facet) = PeerFacet::of(action) else {
         return Decision::because(Reason::NoPermit);
     };
-    let mut found = NONE;
-    let mut classes = [0; 2];
-    if let Some(cell) = reach.peer(&peer.address_key()) {
-        found = cell.pairs[facet as usize];
-        classes[0] = cell.class;
-    }
-    let port = match reach.peer(&peer.port_key(PeerKind::Port)) {
-        Some(cell) => Some(cell),
-        None => reach.peer(&peer.port_key(PeerKind::OtherPort)),
-    };
-    if let Some(cell) = port {
-        found = found.and(cell.pairs[facet as usize]);
-        classes[1] = cell.class;
-    }
+    let zero = names.zero();
+    let none = Pair { permit: zero, forbid: zero };
+    let (mut found, classes) = of_address_and_port(facet, peer, reach, none);
     let Some(nameless) = reach.peer(&PeerKey::NAMELESS) else {
-        return Decision::of(found.and(joined_peer(facet, classes, 0, reach)));
+        return Decision::of(found.and(joined_peer(facet, classes, 0, reach, none)));
     };
-    let mut has_name = false;
+    // The numbers of the names that live: none is 0.
+    let mut living = zero;
     // A local address is not looked up.
     if matches!(facet, PeerFacet::Connect) {
         let key = NamedKey::of(names.agent(), peer);
@@ -503,37 +495,87 @@ pub fn decide_peer(
                 let Some(cell) = names.name(name.name) else {
                     return Decision::because(Reason::PeerUnresolved);
                 };
-                has_name = true;
-                found = found.and(named_peer(facet, classes, cell, reach));
+                living |= name.name;
+                found = found.and(named_peer(facet, classes, cell, reach, none));
             }
             if known.more_until > now || !known.is_of(&key) {
                 return Decision::because(Reason::PeerUnresolved);
             }
         }
     }
-    if !has_name {
-        found = found.and(named_peer(facet, classes, nameless, reach));
+    if living == 0 {
+        found = found.and(named_peer(facet, classes, nameless, reach, none));
+    }
+    Decision::of(found)
+}
+
+/// What holds of a peer's address, and of its protocol and port; and its classes.
+#[inline(always)]
+fn of_address_and_port(
+    facet: PeerFacet,
+    peer: &Peer,
+    reach: &impl Reach,
+    none: Pair,
+) -> (Pair, [u32; 2]) {
+    let mut found = none;
+    let mut classes = [none.permit; 2];
+    if let Some(cell) = reach.peer(&peer.address_key()) {
+        found = cell.pairs[facet as usize];
+        classes[0] = cell.class;
+    }
+    let port = match reach.peer(&peer.port_key(PeerKind::Port)) {
+        Some(cell) => Some(cell),
+        None => reach.peer(&peer.port_key(PeerKind::OtherPort)),
+    };
+    if let Some(cell) = port {
+        found = found.and(cell.pairs[facet as usize]);
+        classes[1] = cell.class;
+    }
+    (found, classes)
+}
+
+/// Judges what is connected already by what is forbidden of its address, protocol and port. What asks for names
+/// says nothing of it, as patterns say nothing of a file that is open.
+#[inline(always)]
+pub fn decide_connected(peer: &Peer, reach: &impl Reach, zero: u32) -> Decision {
+    let none = Pair { permit: zero, forbid: zero };
+    let (mut found, classes) = of_address_and_port(PeerFacet::Connect, peer, reach, none);
+    // Where rules ask for names, those that join dimensions may be among them.
+    if reach.peer(&PeerKey::NAMELESS).is_none() {
+        found = found.and(joined_peer(PeerFacet::Connect, classes, 0, reach, none));
     }
     Decision::of(found)
 }
 
 /// What a name adds to what holds of a peer's address and port.
 #[inline(always)]
-fn named_peer(facet: PeerFacet, classes: [u32; 2], cell: &PeerCell, reach: &impl Reach) -> Pair {
-    cell.pairs[facet as usize].and(joined_peer(facet, classes, cell.class, reach))
+fn named_peer(
+    facet: PeerFacet,
+    classes: [u32; 2],
+    cell: &PeerCell,
+    reach: &impl Reach,
+    none: Pair,
+) -> Pair {
+    cell.pairs[facet as usize].and(joined_peer(facet, classes, cell.class, reach, none))
 }
 
 /// What rules that join dimensions say of a peer.
 #[inline(always)]
-fn joined_peer(facet: PeerFacet, classes: [u32; 2], name: u32, reach: &impl Reach) -> Pair {
+fn joined_peer(
+    facet: PeerFacet,
+    classes: [u32; 2],
+    name: u32,
+    reach: &impl Reach,
+    none: Pair,
+) -> Pair {
     // No such rule holds of an address of class 0.
     if classes[0] == 0 {
-        return NONE;
+        return none;
     }
     let classes = [classes[0], classes[1], name];
     match reach.join(&JoinKey { facet: JoinKey::PEERS | facet as u32, classes }) {
         Some(joined) => *joined,
-        None => NONE,
+        None => none,
     }
 }
 

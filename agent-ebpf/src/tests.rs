@@ -9,6 +9,7 @@ const CONFIG: Config = Config {
     hash_seed: 0x1234_5678,
     hash_factor: 0x9e37_79b9_7f4a_7c15,
     netns: 0,
+    zero: 0,
     abi: 1,
     contents: 0,
 };
@@ -39,6 +40,10 @@ impl Names for Tables {
 
     fn now(&self) -> u64 {
         1000
+    }
+
+    fn zero(&self) -> u32 {
+        0
     }
 }
 
@@ -303,6 +308,22 @@ fn an_address_is_judged_under_each_of_its_names_while_they_live() {
     assert_eq!(says(9).reason, Reason::Permitted);
     // What is bound has no name.
     assert_eq!(decide_peer(Action::Bind, &peer(1), &tables, &tables).reason, Reason::NoPermit);
+}
+
+#[test]
+fn what_is_connected_is_judged_by_its_address_and_port() {
+    let peer = Peer::v4(protocol::TCP, [192, 0, 2, 1], [1, 187], true);
+    let mut tables = Tables::default();
+    let cell = |pair, class| PeerCell { pairs: [pair; PEER_FACETS], class, pad: 0 };
+    tables.peers.insert(peer.address_key(), cell(permit(3), 1));
+    tables.joins.insert(JoinKey { facet: JoinKey::PEERS, classes: [1, 0, 0] }, forbid(2));
+    let says = |tables: &Tables| decide_connected(&peer, tables, 0);
+    assert_eq!(says(&tables), Decision { reason: Reason::Forbidden, rule: 2 });
+    // With rules on names nobody can tell here whether this is one of them.
+    tables.peers.insert(PeerKey::NAMELESS, cell(forbid(5), 0));
+    assert_eq!(says(&tables).reason, Reason::Permitted);
+    tables.peers.insert(peer.address_key(), cell(forbid(4), 1));
+    assert_eq!(says(&tables), Decision { reason: Reason::Forbidden, rule: 4 });
 }
 
 #[test]

@@ -344,6 +344,7 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         hash_seed: random()?,
         hash_factor: random()? | 1,
         netns: 0,
+        zero: 0,
         abi: ABI_VERSION,
         contents: 0,
     };

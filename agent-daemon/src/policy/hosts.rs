@@ -163,4 +163,8 @@ impl Names for KnownBy {
     fn now(&self) -> u64 {
         0
     }
+
+    fn zero(&self) -> u32 {
+        0
+    }
 }

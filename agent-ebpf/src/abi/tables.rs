@@ -399,7 +399,7 @@ impl PeerKey {
 }
 
 /// How many names of one address are told apart for one agent.
-pub const NAMES_PER_PEER: usize = 16;
+pub const NAMES_PER_PEER: usize = 8;
 
 /// An address as an agent knows it; key of maps `HOSTS` and `ROUTES`, value of map `RESOLVERS`.
 #[derive(
@@ -548,6 +548,9 @@ pub struct Config {
     /// The cookie of the network namespace in which the daemon's forwarder of names listens; 0 where there
     /// is none.
     pub netns: u64,
+    /// Zero, and read where a zero is meant of which the verifier knows nothing: what begins as a number that it
+    /// knows is another state to it than what comes out of a table, and it follows each.
+    pub zero: u64,
     /// [`super::ABI_VERSION`] of whoever made the maps.
     pub abi: u32,
     /// 1 once a policy set asked for the content of programs: what is known of them is kept up only then.
@@ -644,7 +647,7 @@ const _: () = {
     assert!(size_of::<NameKey>() == 8);
     assert!(size_of::<ServerKey>() == 8);
     assert!(size_of::<HostName>() == 256);
-    assert!(size_of::<Config>() == 40);
+    assert!(size_of::<Config>() == 48);
     assert!(size_of::<Agent>() == 8);
     assert!(size_of::<Task>() == 40);
     assert!(size_of::<ObjectKey>() == 16);

@@ -5,8 +5,8 @@
 //! passes it on; `recvmsg` makes it come from the server. With the daemon gone nobody answers there.
 
 use agent_ebpf::{
-    DNS_PORT, NETNS_INITIAL, NameKey, NamedKey, Names, Peer, PeerCell, PeerKey, PeerNames, Reach,
-    SERVERS_PER_AGENT, ServerKey, family, protocol,
+    Config, DNS_PORT, NETNS_INITIAL, NameKey, NamedKey, Names, Peer, PeerCell, PeerKey, PeerNames,
+    Reach, SERVERS_PER_AGENT, ServerKey, family, protocol,
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock_addr},
@@ -25,6 +25,7 @@ const LOOPBACK_MAPPED: [u32; 4] = [0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes(
 
 /// The names that an agent knows under its policy set.
 pub struct Known {
+    pub config: &'static Config,
     pub agent: u32,
     pub set: u32,
 }
@@ -52,6 +53,18 @@ impl Names for Known {
         // SAFETY: a plain helper call.
         unsafe { bpf_ktime_get_boot_ns() }
     }
+
+    #[inline(always)]
+    fn zero(&self) -> u32 {
+        zero(self.config)
+    }
+}
+
+/// [`Config::zero`].
+#[inline(always)]
+pub fn zero(config: &'static Config) -> u32 {
+    // SAFETY: a reference to read from; volatile, so that it is read each time.
+    unsafe { core::ptr::read_volatile(&raw const config.zero) as u32 }
 }
 
 /// Lets a port of the daemon be the name server that it stands for; false when it is another agent's, and so

@@ -89,16 +89,28 @@ fn peers(actor: &Actor) -> Option<Peers> {
 fn decide(actor: &Actor, action: Action, peer: &Peer) -> Decision {
     match peers(actor) {
         Some(peers) => {
-            let known = Known { agent: actor.agent, set: actor.set };
+            let known = Known { config: actor.config, agent: actor.agent, set: actor.set };
             decide_peer(action, peer, &peers, &known)
         }
         None => Decision::because(Reason::NoPolicy),
     }
 }
 
+/// The decision on the other end of a connection.
+#[inline(always)]
+pub(super) fn decide_connected(actor: &Actor, peer: &mut Peer) -> Decision {
+    if !names::behind(actor.agent, peer) {
+        return Decision { reason: Reason::Forbidden, rule: RULE_PROTECTED };
+    }
+    match peers(actor) {
+        Some(peers) => agent_ebpf::decide_connected(peer, &peers, names::zero(actor.config)),
+        None => Decision::because(Reason::NoPolicy),
+    }
+}
+
 /// The decision on a destination, which becomes the name server when it is a port of the daemon.
 #[inline(always)]
-pub(super) fn decide_destination(actor: &Actor, peer: &mut Peer) -> Decision {
+fn decide_destination(actor: &Actor, peer: &mut Peer) -> Decision {
     if names::behind(actor.agent, peer) {
         decide(actor, Action::Connect, peer)
     } else {

@@ -114,8 +114,6 @@ pub fn judge(actor: &Actor, socket: *const u8, hook: Hook) -> Verdict {
     }
     let is_refused = match decision.reason {
         Reason::Forbidden => !is_accepted(sock, actor.agent),
-        // More names than are told apart, where the address itself could be read.
-        Reason::PeerUnresolved if peer.is_some() => !is_accepted(sock, actor.agent),
         Reason::Permitted | Reason::NoPermit | Reason::NoPolicy => false,
         Reason::PathUnresolved
         | Reason::RootChanged
@@ -140,7 +138,7 @@ pub fn judge(actor: &Actor, socket: *const u8, hook: Hook) -> Verdict {
 #[inline(never)]
 fn decide(actor: &Actor, peer: &Peer, decision: &mut Decision) {
     let mut peer = *peer;
-    *decision = net::decide_destination(actor, &mut peer);
+    *decision = net::decide_connected(actor, &mut peer);
 }
 
 /// Whether this agent accepted it.

@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
             .in_subset(),
         case("a_reload_that_forbids_writing_reaches_descriptors_that_are_open", writing).alone(),
         case("a_reload_that_forbids_a_folder_reaches_its_descriptors", listing).alone(),
-        case("a_reload_that_forbids_a_peer_reaches_connections", peers).alone().in_subset(),
+        case("a_reload_that_forbids_a_peer_reaches_connections", peers).alone(),
         case("a_descriptor_that_the_user_hands_over_stays_usable", handed_over).alone(),
         case("audit_mode_tells_of_descriptors_from_before_and_lets_them_go_on", audited).alone(),
         case("an_accepted_connection_can_answer_whom_the_agent_may_not_call", || shared(answers))

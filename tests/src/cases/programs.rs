@@ -28,10 +28,7 @@ const LONG: Duration = Duration::from_secs(120);
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case("runs_a_program_by_its_content", || on_disk(permitted))
-            .alone()
-            .within(LONG)
-            .in_subset(),
+        case("runs_a_program_by_its_content", || on_disk(permitted)).alone().within(LONG),
         case("runs_at_once_what_is_named_by_path_and_content", || on_disk(ahead))
             .alone()
             .within(LONG),
@@ -39,10 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
             .alone()
             .within(LONG)
             .in_subset(),
-        case("never_runs_a_content_that_was_rewritten", || on_disk(rewritten))
-            .alone()
-            .within(LONG)
-            .in_subset(),
+        case("never_runs_a_content_that_was_rewritten", || on_disk(rewritten)).alone().within(LONG),
         case("asks_for_content_only_where_it_matters", || on_disk(elsewhere)).alone().within(LONG),
     ]
 }

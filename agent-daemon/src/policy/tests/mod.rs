@@ -27,6 +27,7 @@ const CONFIG: Config = Config {
     hash_seed: 0x1234_5678_9abc_def1,
     hash_factor: 0x9e37_79b9_7f4a_7c15,
     netns: 0,
+    zero: 0,
     abi: agent_ebpf::ABI_VERSION,
     contents: 0,
 };
