@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Case, case, fresh, shared};
-use crate::actor::EPERM;
+use crate::actor::{EPERM, Output};
 use crate::events::{ALLOWED, DENIED, NETWORK};
 use crate::name_server::{FORGED, Zone};
 use crate::policy::{on_path, on_peer, with_base};
@@ -96,6 +96,11 @@ fn place() -> Result<&'static Place> {
     Ok(PLACE.get_or_init(|| place))
 }
 
+/// What came of each step.
+fn errnos(output: &Output) -> Vec<i64> {
+    output.steps().iter().filter_map(|step| step["errno"].as_i64()).collect()
+}
+
 /// Permits to ask these servers.
 fn asking(servers: &[&str]) -> String {
     let each = |server: &&str| {
@@ -154,8 +159,7 @@ fn at_once(world: &World) -> Result<()> {
         "tcp",
         &bad,
     ])?;
-    let told: Vec<i64> = output.steps().iter().filter_map(|step| step["errno"].as_i64()).collect();
-    ensure!(told == [EPERM, 0, 0, EPERM, EPERM], "{}", output.whole());
+    ensure!(errnos(&output) == [EPERM, 0, 0, EPERM, EPERM], "{}", output.whole());
     let asked = events.wait("the question", |event| {
         event.agent() == "namer" && event.peer() == *server && event.verdict() == ALLOWED
     })?;
@@ -241,9 +245,8 @@ fn aliases(world: &World) -> Result<()> {
         "tcp",
         &both,
     ])?;
-    let told: Vec<i64> = output.steps().iter().filter_map(|step| step["errno"].as_i64()).collect();
     // Once it is known as an advertiser's, too, it stays denied.
-    ensure!(told == [0, EPERM, EPERM], "{}", output.whole());
+    ensure!(errnos(&output) == [0, EPERM, EPERM], "{}", output.whole());
     let event = events.wait("the denial", |event| {
         event.agent() == "alias" && event.class() == NETWORK && event.verdict() == DENIED
     })?;
@@ -281,9 +284,8 @@ fn ends(world: &World) -> Result<()> {
         "none.test",
         port,
     ])?;
-    let told: Vec<i64> = output.steps().iter().filter_map(|step| step["errno"].as_i64()).collect();
     // An answer that may not be kept is good for the connection at hand.
-    ensure!(told == [0, 0, EPERM, 0], "{}", output.whole());
+    ensure!(errnos(&output) == [0, 0, EPERM, 0], "{}", output.whole());
     Ok(())
 }
 
@@ -340,8 +342,7 @@ fn malformed(world: &World) -> Result<()> {
         "ask", "udp", server, "cut.test", "then", "connect", "tcp", &good, "then", "ask", "tcp",
         server, "cut.test",
     ])?;
-    let told: Vec<i64> = output.steps().iter().filter_map(|step| step["errno"].as_i64()).collect();
-    ensure!(told == [FAILED, EPERM, FAILED], "{}", output.whole());
+    ensure!(errnos(&output) == [FAILED, EPERM, FAILED], "{}", output.whole());
     world.wait("both are counted", || Ok(refused("malformed")? >= before + 2.0))
 }
 
@@ -427,9 +428,8 @@ fn many_servers(world: &World) -> Result<()> {
     steps.pop();
     let events = world.events();
     let output = world.agent("curious").policy(&rule)?.act(&steps)?;
-    let told: Vec<i64> = output.steps().iter().filter_map(|step| step["errno"].as_i64()).collect();
     // The ninth is one too many; the first is still known.
-    ensure!(told == [0, 0, 0, 0, 0, 0, 0, 0, EPERM, 0], "{}", output.whole());
+    ensure!(errnos(&output) == [0, 0, 0, 0, 0, 0, 0, 0, EPERM, 0], "{}", output.whole());
     let event = events.wait("the denial", |event| {
         event.agent() == "curious" && event.peer() == servers[8] && event.verdict() == DENIED
     })?;
