@@ -91,9 +91,7 @@ pub fn settled() -> Option<Actor> {
     }
     // One that there was no room for has its agent's policy here, where that only forbids.
     let agent = stray(tgid)?;
-    // SAFETY: the daemon replaces entries whole; a stale one is as good for this action.
-    let (set, mode) =
-        unsafe { AGENTS.get(&agent) }.map_or((0, Mode::Enforce as u8), |a| (a.set, a.mode));
+    let (set, mode) = policy(agent);
     Some(Actor { set, mode, ..unbound(config, agent, tgid, tid) })
 }
 
@@ -138,11 +136,15 @@ fn stray(tgid: u32) -> Option<u32> {
 fn actor(config: &'static Config, task: *mut Task, tgid: u32, tid: u32) -> Actor {
     // SAFETY: a live entry of `TASKS`; entries are not freed before the program ends (RCU).
     let agent = unsafe { (*task).agent };
-    // An agent that is not in the table has no policy: set 0, enforced.
-    // SAFETY: the daemon replaces entries whole; a stale one is as good for this action.
-    let (set, mode) =
-        unsafe { AGENTS.get(&agent) }.map_or((0, Mode::Enforce as u8), |a| (a.set, a.mode));
+    let (set, mode) = policy(agent);
     Actor { config, task, tgid, tid, agent, set, mode }
+}
+
+/// An agent's policy set and mode. One that is not in the table has no policy: set 0, enforced.
+#[inline(always)]
+fn policy(agent: u32) -> (u32, u8) {
+    // SAFETY: the daemon replaces entries whole; a stale one is as good for this action.
+    unsafe { AGENTS.get(&agent) }.map_or((0, Mode::Enforce as u8), |a| (a.set, a.mode))
 }
 
 /// The agent bound to the deepest of the current cgroup's ancestors.

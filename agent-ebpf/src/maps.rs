@@ -180,6 +180,7 @@ impl Ports {
         };
     }
 }
+
 /// How many questions that went ahead are kept.
 pub const MEMOS_MAX: usize = 4096;
 

@@ -186,12 +186,16 @@ impl Tables {
     }
 
     /// Makes these objects, and no others, the ones that a set forbids whatever they are called. What is
-    /// new is there before what is old goes.
+    /// new is there before what is old goes, unless there is room for the new only without the old.
     pub fn forbid(&mut self, set: u32, objects: &Objects) -> Result<(), TableError> {
         let mut inner: ObjectTable = self.objects.get(&set, 0).map_err(failed("OBJECTS"))?;
-        for (object, cell) in objects {
-            inner.insert(object_key(*object), cell, 0).map_err(failed("OBJECTS"))?;
-        }
+        let insert = |inner: &mut ObjectTable| {
+            let each = |(object, cell): (&(u32, u64), &ObjectCell)| {
+                inner.insert(object_key(*object), cell, 0)
+            };
+            objects.iter().try_for_each(each)
+        };
+        let inserted = insert(&mut inner);
         let gone: Vec<ObjectKey> = inner
             .keys()
             .filter_map(Result::ok)
@@ -200,7 +204,10 @@ impl Tables {
         for key in gone {
             ignore_missing(inner.remove(&key)).map_err(failed("OBJECTS"))?;
         }
-        Ok(())
+        match inserted {
+            Ok(()) => Ok(()),
+            Err(_) => insert(&mut inner).map_err(failed("OBJECTS")),
+        }
     }
 
     /// Gives a number to a name.

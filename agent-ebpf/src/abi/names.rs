@@ -213,7 +213,7 @@ codes! {
         /// The address could not be read.
         PeerUnresolved = 10, "peer_unresolved";
         /// The verdict depends on the program's content, whose SHA-256 is not known, or not any more.
-        HashUnknown = 12, "hash_unknown";
+        HashUnknown = 11, "hash_unknown";
     }
 }
 
@@ -366,10 +366,6 @@ codes! {
         MmapFile = 46, "lsm/mmap_file";
         /// LSM `file_mprotect`.
         FileMprotect = 47, "lsm/file_mprotect";
-        /// cgroup `recvmsg4`: what a name server answered.
-        Recvmsg4 = 70, "cgroup/recvmsg4";
-        /// cgroup `recvmsg6`.
-        Recvmsg6 = 71, "cgroup/recvmsg6";
         /// LSM `file_permission`.
         FilePermission = 48, "lsm/file_permission";
         /// LSM `file_truncate`, from 6.2; before it, `path_truncate`.
@@ -380,6 +376,10 @@ codes! {
         SocketRecvmsg = 51, "lsm/socket_recvmsg";
         /// LSM `sock_graft`.
         SockGraft = 52, "lsm/sock_graft";
+        /// cgroup `recvmsg4`: what a name server answered.
+        Recvmsg4 = 53, "cgroup/recvmsg4";
+        /// cgroup `recvmsg6`.
+        Recvmsg6 = 54, "cgroup/recvmsg6";
     }
 }
 

@@ -113,7 +113,7 @@ codes! {
         /// A [`Privilege`], which stands for the hash.
         Privilege = 6, "privilege";
         /// Programs whose content has this SHA-256; the bytes are those of the digest.
-        Content = 8, "content";
+        Content = 7, "content";
     }
 }
 

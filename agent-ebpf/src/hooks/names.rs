@@ -44,7 +44,8 @@ impl Names for Known {
 
     #[inline(always)]
     fn name(&self, number: u32) -> Option<&PeerCell> {
-        // SAFETY: a lookup; a name's number is never used again, nor is a set's.
+        // SAFETY: a lookup. The element stays for seconds after the last answer that told the name has ended
+        // and the last agent has left the set, and a number is never used again.
         unsafe { NAMES.get(&NameKey { set: self.set, name: number }) }
     }
 
@@ -100,8 +101,11 @@ pub const NO_PORT: u32 = u32::MAX;
 pub fn route(ctx: &SockAddrContext, actor: &Actor, peer: &Peer, reach: &impl Reach) -> u32 {
     let asks = matches!(peer.protocol, protocol::TCP | protocol::UDP)
         && u16::from_be_bytes(peer.port) == DNS_PORT;
-    if !asks || actor.config.netns == 0 || reach.peer(&PeerKey::NAMELESS).is_none() {
+    if !asks || reach.peer(&PeerKey::NAMELESS).is_none() {
         return DIRECT;
+    }
+    if actor.config.netns == 0 {
+        return NO_PORT; // nobody would learn what is answered
     }
     // SAFETY: plain helper calls: on the program's own context, and on none for the initial namespace's.
     let (here, initial) = unsafe {

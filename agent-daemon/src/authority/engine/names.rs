@@ -145,6 +145,11 @@ impl Engine {
         }
     }
 
+    /// Says why no names are learnt, and what comes of it.
+    pub(super) fn say_unlearnt(error: &EngineError) {
+        eprintln!("ambitd: questions for names are denied, and tried again: {error}");
+    }
+
     /// Starts the forwarder, unless it runs.
     pub(super) fn forward_names(&self, inner: &mut Inner) -> Result<(), EngineError> {
         if inner.forwarder.is_some() {
@@ -184,17 +189,21 @@ impl Engine {
     /// Opens ports for those that are in use by now, and forgets names whose answers have ended.
     pub(super) fn tend_names(&self) {
         let mut inner = self.inner();
-        if inner.closing || inner.forwarder.is_none() {
-            return;
-        }
-        let opened = self.open_ports(&mut inner);
+        let opened = if inner.closing { Ok(()) } else { self.open_ports(&mut inner) };
         if inner.expired.elapsed() < EXPIRE {
             return;
         }
-        if let Err(error) = opened {
-            eprintln!("ambitd: new questions for names are denied: {error}");
-        }
         inner.expired = std::time::Instant::now();
+        let is_asked = |set: &directory::SetEntry| !set.retired && !set.lowered.hosts.is_empty();
+        let opened = match opened {
+            Ok(()) if !inner.closing && self.directory.read().sets.values().any(is_asked) => {
+                self.forward_names(&mut inner)
+            }
+            other => other,
+        };
+        if let Err(error) = opened {
+            Self::say_unlearnt(&error);
+        }
         let mut names = self.directory.write();
         let forgotten = names.names.expire(Clock::boot_now());
         self.metrics.names(names.names.len());

@@ -131,8 +131,11 @@ impl Engine {
                 break (inner, set);
             }
         };
-        if !lowered.hosts.is_empty() {
-            self.forward_names(&mut inner)?;
+        if !lowered.hosts.is_empty()
+            && let Err(error) = self.forward_names(&mut inner)
+        {
+            // It is bounded all the same: what is permitted by name is denied until names can be learnt.
+            Self::say_unlearnt(&error);
         }
         let mut names = self.directory.write();
         Self::say_names(&mut inner, &mut names, number, set, lowered);
@@ -269,12 +272,19 @@ impl Engine {
             if found.unseen.is_some() {
                 // What could not be looked at this time may be where it was.
                 let most = room(forbidden.len());
+                let mut left_out = 0;
                 for (object, cell) in &set.objects {
-                    // No more than there is room for, so that what is new is written in any case.
-                    if found.objects.len() >= most / 2 {
-                        break;
+                    if found.objects.len() < most {
+                        found.objects.entry(*object).or_insert(*cell);
+                    } else if !found.objects.contains_key(object) {
+                        left_out += 1;
                     }
-                    found.objects.entry(*object).or_insert(*cell);
+                }
+                if left_out > 0 {
+                    eprintln!(
+                        "ambitd: policy set {number} has room for {most} objects; {left_out} from before, at places that \
+                         cannot be looked at, are forbidden by name only"
+                    );
                 }
             }
             if set.objects == found.objects {
