@@ -162,7 +162,7 @@ struct Named {
     without: &'static str,
 }
 
-const NAMED: [Named; 12] = [
+const NAMED: [Named; 13] = [
     Named {
         action: "code of libraries",
         hooks: &[Hook::MmapFile, Hook::FileMprotect],
@@ -235,6 +235,12 @@ const NAMED: [Named; 12] = [
         hooks: &[Hook::BprmCredsFromFile],
         always: None,
         without: "not covered without LSM; `ambit run` starts agents without new privileges",
+    },
+    Named {
+        action: "execmem",
+        hooks: &[Hook::MmapFile, Hook::FileMprotect],
+        always: None,
+        without: "not covered without LSM",
     },
     Named {
         action: "bpf",

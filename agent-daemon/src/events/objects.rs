@@ -254,7 +254,8 @@ pub(super) fn privilege_name(privilege: Option<Privilege>, detail: u32) -> &'sta
             | Privilege::Setuid
             | Privilege::Capability
             | Privilege::Module
-            | Privilege::Kexec),
+            | Privilege::Kexec
+            | Privilege::Execmem),
         ) => one.name(),
         None => "privilege",
     }

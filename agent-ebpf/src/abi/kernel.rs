@@ -161,6 +161,8 @@ offsets! {
     vma_file = "vm_area_struct", "vm_file";
     /// How it is mapped.
     vma_flags = "vm_area_struct", "vm_flags";
+    /// Set once a private mapping has pages of its own; until then it has the file's.
+    vma_anon = "vm_area_struct", "anon_vma";
     /// The program that an address space belongs to.
     mm_exe = "mm_struct", "exe_file";
     /// A task's own credentials, whatever it acts with for the moment.

@@ -174,6 +174,8 @@ codes! {
         Module = 8, "module";
         /// Load another kernel, or reboot.
         Kexec = 9, "kexec";
+        /// Turn memory into code that no file has: what just-in-time compilers do.
+        Execmem = 10, "execmem";
     }
 }
 

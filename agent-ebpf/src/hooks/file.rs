@@ -19,6 +19,7 @@ use super::{
     DENY, content,
     held::{self, Held},
     path::{self, Spot},
+    privilege,
 };
 use crate::{
     atomic, emit,
@@ -45,6 +46,7 @@ const VM_SHARED: u64 = 8;
 const O_TRUNC: u32 = 0o1000;
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
+const S_IFREG: u16 = 0o100_000;
 
 /// The tables of one policy set that paths are judged by.
 #[derive(Clone, Copy)]
@@ -168,12 +170,14 @@ pub fn map(ctx: &LsmContext) -> i32 {
         return prior;
     }
     let (file, protection, flags): (u64, u64, u64) = (ctx.arg(0), ctx.arg(2), ctx.arg(3));
-    let code = code(file, protection, Hook::MmapFile);
-    if code != 0 {
-        return code;
+    let (writes, shared) = (protection & PROT_WRITE != 0, flags & MAP_SHARED != 0);
+    if protection & PROT_EXEC != 0 {
+        let code = code(file, writes && !shared, Hook::MmapFile);
+        if code != 0 {
+            return code;
+        }
     }
-    let writes = protection & PROT_WRITE != 0 && flags & MAP_SHARED != 0;
-    data(file, true, writes, Hook::MmapFile)
+    data(file, true, writes && shared, Hook::MmapFile)
 }
 
 /// LSM `file_mprotect(vma, reqprot, prot)`: the same, of a part that is mapped already, and so was read.
@@ -197,12 +201,16 @@ pub fn protect(ctx: &LsmContext) -> i32 {
     {
         file = u64::MAX;
     }
-    let code = code(file, protection, Hook::FileMprotect);
-    if code != 0 {
-        return code;
-    }
+    let writes = protection & PROT_WRITE != 0;
     let shared = path::read::<u64>(part, &offsets().vma_flags) & VM_SHARED != 0;
-    data(file, false, protection & PROT_WRITE != 0 && shared, Hook::FileMprotect)
+    if protection & PROT_EXEC != 0 {
+        let changed = identity::read(part, &offsets().vma_anon) != Some(0_u64);
+        let code = code(file, changed || writes && !shared, Hook::FileMprotect);
+        if code != 0 {
+            return code;
+        }
+    }
+    data(file, false, writes && shared, Hook::FileMprotect)
 }
 
 /// Judges a file whose bytes are mapped by what is forbidden of it; memory without a file is none.
@@ -219,13 +227,21 @@ fn data(file: u64, reads: bool, writes: bool, hook: Hook) -> i32 {
     outcome(held::judge(&actor, &held, reads, writes, hook))
 }
 
-/// Judges a file that becomes code; memory without a file is none.
+/// Judges what becomes code: a file as one that is run; and as `execmem` what may hold bytes that no such file
+/// has, which is memory without one, a device's (`/dev/zero`), and a file's in pages of the process's own.
 #[inline(always)]
-fn code(file: u64, protection: u64, hook: Hook) -> i32 {
-    if file == 0 || protection & PROT_EXEC == 0 {
-        return 0;
-    }
+fn code(file: u64, own_pages: bool, hook: Hook) -> i32 {
     let Some(actor) = identity::current() else { return 0 };
+    let is_file = || {
+        let inode: u64 = path::read(file, &offsets().file_inode);
+        path::read::<u16>(inode, &offsets().inode_mode) & S_IFMT == S_IFREG
+    };
+    if file == 0 || own_pages || !is_file() {
+        let memory = privilege::execmem(&actor, hook);
+        if memory != 0 || file == 0 {
+            return memory;
+        }
+    }
     judge(&actor, &Opened::held(file), Wanted { first: Action::Exec, then: None }, hook)
 }
 
@@ -283,11 +299,12 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
 
     let mut action = wanted.first;
     let decision = match path::resolve(actor, &spot, slot) {
-        // Mapped as code it is memory like any other, which every just-in-time compiler has.
-        Err(Reason::Anonymous)
-            if matches!(action, Action::Exec)
-                && !matches!(hook, Hook::MmapFile | Hook::FileMprotect) =>
-        {
+        // A memfd, or memory that processes share.
+        Err(Reason::Anonymous) if matches!(hook, Hook::MmapFile | Hook::FileMprotect) => {
+            release(slot);
+            return privilege::execmem(actor, hook);
+        }
+        Err(Reason::Anonymous) if matches!(action, Action::Exec) => {
             Decision::because(Reason::NoName)
         }
         Err(reason) => Decision::because(reason),

@@ -91,6 +91,19 @@ fn tell(actor: &Actor, asked: &Asked, decision: Decision, verdict: Verdict) {
     emit::send(&mut record);
 }
 
+/// Memory that becomes code. What is allowed is not told: a just-in-time compiler does it all the time, as it
+/// maps libraries.
+#[inline(never)]
+pub fn execmem(actor: &Actor, hook: Hook) -> i32 {
+    let decision = decide(actor, PlaceKey::privilege(Privilege::Execmem));
+    let verdict = actor.verdict(decision);
+    if !matches!(verdict, Verdict::Allowed) {
+        let asked = Asked { privilege: Privilege::Execmem, hook, detail: 0, target: 0 };
+        tell(actor, &asked, decision, verdict);
+    }
+    outcome(verdict)
+}
+
 /// Denies and tells what would reach Ambit itself, whatever the policy says.
 #[inline(never)]
 fn refuse(actor: &Actor, asked: &Asked) -> i32 {

@@ -118,6 +118,18 @@ pub(super) fn step(words: &[&str]) -> Result<bool> {
             let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
             map(None, all)?;
         }
+        ["memory-to-code"] => protect(map(None, libc::PROT_READ | libc::PROT_WRITE)?)?,
+        ["shared-to-code"] => {
+            let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+            protect(map_as(None, libc::PROT_READ | libc::PROT_WRITE, flags)?)?;
+        }
+        ["device-to-code"] => protect(map(Some(&File::open("/dev/zero")?), libc::PROT_READ)?)?,
+        ["written-to-code", path] => {
+            let at = map(Some(&File::open(path)?), libc::PROT_READ | libc::PROT_WRITE)?;
+            // SAFETY: within the page that was mapped; the file does not see it.
+            unsafe { at.cast::<u8>().write_volatile(0) };
+            protect(at)?;
+        }
         ["memfd-of-code"] => {
             // SAFETY: a name that ends in NUL.
             let fd = owned(unsafe { libc::syscall(libc::SYS_memfd_create, c"code".as_ptr(), 0) })?;
@@ -174,8 +186,12 @@ fn execute(program: &OwnedFd, by_name: bool) -> Result<()> {
 
 fn map(file: Option<&File>, protection: i32) -> Result<*mut libc::c_void> {
     let flags = libc::MAP_PRIVATE | if file.is_none() { libc::MAP_ANONYMOUS } else { 0 };
+    map_as(file, protection, flags)
+}
+
+fn map_as(file: Option<&File>, protection: i32, flags: i32) -> Result<*mut libc::c_void> {
     let fd = file.map_or(-1, AsRawFd::as_raw_fd);
-    // SAFETY: a new mapping of a page, which is never touched, and gone at the actor's end.
+    // SAFETY: a new mapping of a page, which is gone at the actor's end.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, fd, 0) };
     if at == libc::MAP_FAILED { Err(Errno::last().into()) } else { Ok(at) }
 }
@@ -189,7 +205,7 @@ fn shared_page(file: &File, from: u64) -> Result<*mut u8> {
 }
 
 fn protect(at: *mut libc::c_void) -> Result<()> {
-    // SAFETY: a page of `map`, which nobody else knows of.
+    // SAFETY: a page of `map_as`, which nobody else knows of.
     Errno::result(unsafe { libc::mprotect(at, 4096, libc::PROT_READ | libc::PROT_EXEC) })?;
     Ok(())
 }

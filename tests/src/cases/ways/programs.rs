@@ -121,8 +121,14 @@ fn code(_: &World, at: &Place) -> Result<Setup> {
         attempt("a mapped library made code")
             .step(&["protect-exec", &library])
             .told_by(&[&library]),
-        attempt("code in anonymous memory").step(&["memory-of-code"]),
-        attempt("code in a memfd").step(&["memfd-of-code"]),
+        attempt("code in anonymous memory").step(&["memory-of-code"]).told_by(&["execmem"]),
+        attempt("anonymous memory made code").step(&["memory-to-code"]).told_by(&["execmem"]),
+        attempt("code in shared memory").step(&["shared-to-code"]).told_by(&["execmem"]),
+        attempt("code in a memfd").step(&["memfd-of-code"]).told_by(&["execmem"]),
+        attempt("code in a device's memory").step(&["device-to-code"]).told_by(&["execmem"]),
+        attempt("code written over a program's")
+            .step(&["written-to-code", ACTOR])
+            .told_by(&["execmem"]),
     ])
     .policy(policy))
 }
