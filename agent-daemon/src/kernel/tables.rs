@@ -23,6 +23,8 @@ use crate::policy::Lowered;
 /// Objects with what is forbidden of them, by device and inode number.
 pub type Objects = BTreeMap<(u32, u64), ObjectCell>;
 
+/// Places as they are keyed.
+type Keyed = std::collections::HashMap<PlaceKey, PlaceCell>;
 type ObjectTable = HashMap<MapData, ObjectKey, ObjectCell>;
 type Places = HashMap<MapData, PlaceKey, PlaceCell>;
 type Peers = LpmTrie<MapData, [u8; 20], PeerCell>;
@@ -57,8 +59,26 @@ pub(super) fn failed(table: &'static str) -> impl Fn(MapError) -> TableError {
     move |source| TableError::Map { table, source: Box::new(source) }
 }
 
+/// A policy set that is to be published.
+pub struct NewSet<'a> {
+    /// A number that was never used.
+    pub number: u32,
+    /// What it says.
+    pub lowered: &'a Lowered,
+    /// Its table of places as it is keyed.
+    pub places: &'a Keyed,
+    /// The objects that it forbids whatever they are called.
+    pub objects: &'a Objects,
+    /// Room for so many of them.
+    pub most: usize,
+}
+
+/// How many sets are published or retired at once; each is a few waits for the kernel, and no work.
+const AT_ONCE: usize = 64;
+
 /// All tables, opened from their pins.
 pub struct Tables {
+    maps: PathBuf,
     config: Array<MapData, Config>,
     agents: HashMap<MapData, u32, Agent>,
     cgroups: HashMap<MapData, u64, u32>,
@@ -85,6 +105,7 @@ impl Tables {
     /// Opens the pinned maps in a folder.
     pub fn open(maps: &Path) -> Result<Self, TableError> {
         Ok(Self {
+            maps: maps.to_path_buf(),
             config: config_of(open_map(maps, "CONFIG")?)?,
             agents: HashMap::try_from(open_map(maps, "AGENTS")?).map_err(failed("AGENTS"))?,
             cgroups: HashMap::try_from(open_map(maps, "CGROUPS")?).map_err(failed("CGROUPS"))?,
@@ -121,20 +142,17 @@ impl Tables {
         self.config.set(0, config, 0).map_err(failed("CONFIG"))
     }
 
-    /// Publishes a policy set under a number that was never used: complete before anyone can see it. `places`
-    /// are its table of places as it is keyed. Nothing of it changes after but its objects, when others are
-    /// found ([`Tables::forbid`]), and there is room for `most` of them.
-    pub fn publish(
-        &mut self,
-        set: u32,
-        lowered: &Lowered,
-        places: impl ExactSizeIterator<Item = (PlaceKey, PlaceCell)>,
-        objects: &Objects,
-        most: usize,
-    ) -> Result<(), TableError> {
+    /// Publishes policy sets: each is complete before anyone can see it. Nothing of them changes after but their
+    /// objects, when others are found ([`Tables::forbid`]). What came of each, in their order.
+    pub fn publish(&mut self, sets: &[NewSet<'_>]) -> Vec<Result<(), TableError>> {
+        self.for_each(sets, Self::publish_one)
+    }
+
+    fn publish_one(&mut self, set: &NewSet<'_>) -> Result<(), TableError> {
+        let NewSet { number, lowered, places, objects, most } = set;
         let objects_of_set = || -> Result<ObjectTable, MapError> {
-            let mut inner = HashMap::create(room(most.max(objects.len())), NO_PREALLOC)?;
-            for (object, cell) in objects {
+            let mut inner = HashMap::create(room((*most).max(objects.len())), NO_PREALLOC)?;
+            for (object, cell) in *objects {
                 inner.insert(object_key(*object), cell, 0)?;
             }
             Ok(inner)
@@ -148,41 +166,75 @@ impl Tables {
         };
         let Self { patterns, joins, objects: by_object, peers, .. } = self;
         together([
-            Box::new(|| publish(patterns, "PATTERNS", set, lowered.rows())),
+            Box::new(|| publish(patterns, "PATTERNS", *number, lowered.rows())),
             Box::new(|| {
                 let entries = lowered.joins.iter().map(|(key, pair)| (*key, *pair));
-                publish(joins, "JOINS", set, entries)
+                publish(joins, "JOINS", *number, entries)
             }),
             Box::new(|| {
                 objects_of_set()
-                    .and_then(|inner| by_object.insert(set, &inner, 0))
+                    .and_then(|inner| by_object.insert(number, &inner, 0))
                     .map_err(failed("OBJECTS"))
             }),
             Box::new(|| {
                 peers_of_set()
-                    .and_then(|inner| peers.insert(set, &inner, 0))
+                    .and_then(|inner| peers.insert(number, &inner, 0))
                     .map_err(failed("PEERS"))
             }),
         ])?;
         // The last: a set without places is one that nothing is decided by.
         let mut inner: Places =
             HashMap::create(room(places.len()), NO_PREALLOC).map_err(failed("PLACES"))?;
-        for (key, cell) in places {
+        for (key, cell) in *places {
             inner.insert(key, cell, 0).map_err(failed("PLACES"))?;
         }
-        self.places.insert(set, &inner, 0).map_err(failed("PLACES"))
+        self.places.insert(number, &inner, 0).map_err(failed("PLACES"))
     }
 
-    /// Takes a set away that no agent has had for a while.
-    pub fn retire(&mut self, set: u32) -> Result<(), TableError> {
-        self.places.remove(&set).map_err(failed("PLACES"))?;
+    /// Takes sets away that no agent has had for a while. What came of each, in their order.
+    pub fn retire(&mut self, sets: &[u32]) -> Vec<Result<(), TableError>> {
+        self.for_each(sets, Self::retire_one)
+    }
+
+    fn retire_one(&mut self, set: &u32) -> Result<(), TableError> {
+        self.places.remove(set).map_err(failed("PLACES"))?;
         let Self { patterns, joins, objects, peers, .. } = self;
         together([
-            Box::new(|| ignore_missing(patterns.remove(&set)).map_err(failed("PATTERNS"))),
-            Box::new(|| ignore_missing(joins.remove(&set)).map_err(failed("JOINS"))),
-            Box::new(|| objects.remove(&set).map_err(failed("OBJECTS"))),
-            Box::new(|| peers.remove(&set).map_err(failed("PEERS"))),
+            Box::new(|| ignore_missing(patterns.remove(set)).map_err(failed("PATTERNS"))),
+            Box::new(|| ignore_missing(joins.remove(set)).map_err(failed("JOINS"))),
+            Box::new(|| objects.remove(set).map_err(failed("OBJECTS"))),
+            Box::new(|| peers.remove(set).map_err(failed("PEERS"))),
         ])
+    }
+
+    /// Does it for each set, for many of them at once: the kernel's waits for its readers are then shared
+    /// (`synchronize_rcu` of kernel/rcu/tree.c).
+    fn for_each<T: Sync>(
+        &mut self,
+        sets: &[T],
+        work: fn(&mut Self, &T) -> Result<(), TableError>,
+    ) -> Vec<Result<(), TableError>> {
+        // Handles to the same tables; with fewer of them it takes longer.
+        let wanted = sets.len().min(AT_ONCE);
+        let mut others: Vec<Self> =
+            (1..wanted).map_while(|_| Self::open(&self.maps).ok()).collect();
+        let share = sets.len().div_ceil(1 + others.len()).max(1);
+        let hands = std::iter::once(self).chain(&mut others);
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = sets
+                .chunks(share)
+                .zip(hands)
+                .map(|(part, tables)| {
+                    scope
+                        .spawn(move || part.iter().map(|set| work(tables, set)).collect::<Vec<_>>())
+                })
+                .collect();
+            let done = parts.into_iter().map(|part| match part.join() {
+                Ok(done) => done,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            done.flatten().collect()
+        })
     }
 
     /// Makes these objects, and no others, the ones that a set forbids whatever they are called. What is

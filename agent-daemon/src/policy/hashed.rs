@@ -45,6 +45,11 @@ impl HashedTables {
             joins: lowered.joins.iter().map(|(key, pair)| (*key, *pair)).collect(),
         })
     }
+
+    /// The table of places.
+    pub const fn places(&self) -> &HashMap<PlaceKey, PlaceCell> {
+        &self.places
+    }
 }
 
 impl Reach for HashedTables {

@@ -8,19 +8,20 @@ use super::{Case, case, fresh, shared};
 use crate::actor::{EPERM, Output};
 use crate::events::{ALLOWED, DENIED, PROCESS};
 use crate::policy::{on_path, on_peer, with_base};
-use crate::stage::{USER, make_folder};
+use crate::stage::{Stage, USER, make_folder};
 use crate::world::{Settings, World, agent_table, file, ground, listener};
 
 /// Agents at once.
 const CROWD: usize = 1000;
-/// Policies that differ among them; the environment may ask for more by `AMBIT_E2E_CIRCLES`. The kernel is waited for
-/// at each.
-const CIRCLES: usize = 20;
 
-/// A thousand agents, of which each is in one of some groups, and may read its group's file.
+/// Policies that differ among them.
+const CIRCLES: usize = CROWD;
+/// The same on emulated machines.
+const CIRCLES_OF_GUESTS: usize = 100;
+
+/// A thousand agents, of which each is in a group and may read its group's file: so many policy sets.
 fn crowd() -> Result<()> {
-    let asked = std::env::var("AMBIT_E2E_CIRCLES").ok();
-    let circles = asked.map_or(Ok(CIRCLES), |text| text.parse())?;
+    let circles = if Stage::get()?.guest { CIRCLES_OF_GUESTS } else { CIRCLES };
     let group = |index: usize| format!("circle-{}", index % circles);
     let mut tables = String::new();
     for index in 0..CROWD {

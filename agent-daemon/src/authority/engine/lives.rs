@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -16,11 +16,12 @@ use super::{
 use crate::{
     authority::{
         directory::{AgentEntry, Source},
+        objects::View,
         stream::StreamError,
     },
     identity::{self, cgroups},
     kernel::{fanotify, host, load},
-    policy::{self, AgentName, Attributes},
+    policy::{self, AgentName, Attributes, Lowered},
 };
 
 /// How long a policy set outlives its last agent, so that no hook still works with it.
@@ -43,7 +44,7 @@ impl Engine {
     /// Looks for configured agents: begins those whose cgroup appeared.
     pub(super) fn scan(&self) {
         let agents = lock_of(&self.agents).clone();
-        let mut begun = false;
+        let mut entries = Vec::new();
         for found in identity::find(&self.attach, &agents) {
             let Some(agent) = agents.get(found.agent) else {
                 continue;
@@ -64,18 +65,49 @@ impl Engine {
             );
             entry.groups.clone_from(&agent.groups);
             entry.attributes.clone_from(&agent.attributes);
-            match self.reserve().and_then(|number| self.enter(number, entry)) {
-                Ok(()) => begun = true,
-                Err(error) => eprintln!("ambitd: agent {}: {error}", agent.name),
-            }
+            entries.push(entry);
         }
-        // Once for all of them: each looks at every agent.
-        if begun {
+        if self.enter_all(entries) {
             if let Err(error) = self.guard() {
                 eprintln!("ambitd: {error}");
             }
             self.save_or_say();
         }
+    }
+
+    /// Begins agents of the policy folder, and does once for all of them what can be; true when there is one more.
+    fn enter_all(&self, entries: Vec<AgentEntry>) -> bool {
+        if entries.is_empty() {
+            return false;
+        }
+        let say = |name: &str, error| eprintln!("ambitd: agent {name}: {error}");
+        let policies = match self.policies_of(&Source::Folder) {
+            Ok(policies) => policies,
+            Err(error) => {
+                eprintln!("ambitd: no configured agent can begin: {error}");
+                return false;
+            }
+        };
+        let mut ready = Vec::new();
+        for entry in entries {
+            match self.lower(&policies, &entry) {
+                Ok(lowered) => ready.push((entry, lowered)),
+                Err(error) => say(&entry.name, error),
+            }
+        }
+        let wanted: Vec<_> =
+            ready.iter().map(|(_, lowered)| (View::Own, lowered.clone())).collect();
+        self.publish_ahead(&wanted);
+        let mut begun = false;
+        for (entry, lowered) in ready {
+            let name = entry.name.clone();
+            match self.reserve().and_then(|number| self.enter(number, entry, lowered)) {
+                Ok(()) => begun = true,
+                Err(error) => say(&name, error),
+            }
+        }
+        self.retire_unused();
+        begun
     }
 
     pub(super) fn entry(
@@ -123,7 +155,8 @@ impl Engine {
 
     /// Begins an agent, with all that has to be done when there is one more.
     fn begin(&self, number: u32, entry: AgentEntry) -> Result<(), EngineError> {
-        self.enter(number, entry)?;
+        let lowered = self.lower(&self.policies_of(&entry.source)?, &entry)?;
+        self.enter(number, entry, lowered)?;
         let begun = self.guard().map_err(EngineError::from).and_then(|()| self.save());
         if begun.is_err() {
             let _ = self.end(number);
@@ -132,9 +165,12 @@ impl Engine {
     }
 
     /// Gives an agent its tables and binds its cgroup.
-    fn enter(&self, number: u32, entry: AgentEntry) -> Result<(), EngineError> {
-        let policies = self.policies_of(&entry.source)?;
-        let lowered = self.lower(&policies, &entry)?;
+    fn enter(
+        &self,
+        number: u32,
+        entry: AgentEntry,
+        lowered: Arc<Lowered>,
+    ) -> Result<(), EngineError> {
         {
             let inner = self.inner();
             if inner.closing {
@@ -316,8 +352,8 @@ impl Engine {
             .filter(|(_, since)| now.duration_since(*since) > RETIRE)
             .map(|(set, _)| *set)
             .collect();
-        for set in &due {
-            if let Err(error) = inner.tables.retire(*set) {
+        for (set, retired) in due.iter().zip(inner.tables.retire(&due)) {
+            if let Err(error) = retired {
                 eprintln!("ambitd: retiring policy set {set}: {error}");
             }
             for name in self.directory.write().names.retire(*set) {

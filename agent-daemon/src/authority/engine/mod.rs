@@ -15,12 +15,14 @@ use std::{
     time::Instant,
 };
 
+use agent_ebpf::Agent;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{
     bounds::{self, Bounds},
     contents::Contents,
     directory::Directory,
+    objects::View,
     state::{self, State},
     stream::{Inbox, Stream},
 };
@@ -263,7 +265,8 @@ impl Engine {
 
     /// Takes up the agents that ran when the last daemon ended, and lets go of those that are gone.
     fn restore(&self, saved: State) -> Result<(), EngineError> {
-        let mut known = Vec::new();
+        let pinned: HashMap<u32, Agent> = self.inner().tables.agents().into_iter().collect();
+        let (mut known, mut views) = (Vec::new(), Vec::new());
         for saved in saved.agents {
             let (number, digest) = (saved.number, saved.digest);
             if host::cgroup_id(&saved.cgroup).ok() == Some(saved.cgroup_id) {
@@ -271,16 +274,24 @@ impl Engine {
                 let lowered = self.policies_of(&entry.source).and_then(|p| self.lower(&p, &entry));
                 match lowered {
                     Ok(lowered) => {
+                        let view = View::of(entry.root.as_ref());
                         self.directory.write().agents.insert(number, entry);
-                        self.recognise(number, digest, &lowered)?;
-                        self.bind(number, lowered)?;
+                        if let Some(agent) = pinned.get(&number) {
+                            self.recognise(view.clone(), agent.set, digest, &lowered)?;
+                        }
                         known.push(number);
+                        views.push((view, lowered));
                     }
                     // Its tables stay as they are pinned; only its names are missing.
                     Err(error) => eprintln!("ambitd: agent {number} keeps its old policy: {error}"),
                 }
             }
         }
+        self.publish_ahead(&views);
+        for (number, (_, lowered)) in known.iter().zip(views) {
+            self.bind(*number, lowered)?;
+        }
+        self.retire_unused();
         // A binding is let go only when its cgroup is gone: an agent that nobody remembers stays bound
         // to the policy that is pinned. Its number is not given out again.
         let living = cgroups::ids(&self.hierarchy);

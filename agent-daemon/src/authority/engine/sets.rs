@@ -17,7 +17,10 @@ use crate::{
         protect, state,
     },
     config::Config,
-    kernel::{Backend, TableError, host, tables::Objects},
+    kernel::{
+        Backend, TableError, host,
+        tables::{NewSet, Objects},
+    },
     policy::{self, AgentName, Attributes, HashedTables, Lowered, Policies, Protected},
 };
 
@@ -31,6 +34,14 @@ const AHEAD: Duration = Duration::from_secs(5);
 struct Looked {
     objects: Objects,
     at: (Instant, Duration),
+}
+
+/// Tables of which there is no set yet.
+struct Wanted {
+    lowered: Arc<Lowered>,
+    hashed: Arc<HashedTables>,
+    view: View,
+    looked: Looked,
 }
 
 impl Looked {
@@ -101,6 +112,35 @@ impl Engine {
         inner.tables.guard(&objects)
     }
 
+    /// Publishes the tables of agents that are about to be bound, all at once: the kernel is waited for a few
+    /// times, and not for each. What cannot be published is said when its agent is bound.
+    pub(super) fn publish_ahead(&self, agents: &[(View, Arc<Lowered>)]) {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for (view, lowered) in agents {
+            let same = |one: &Wanted| one.view == *view && one.lowered == *lowered;
+            if !wanted.iter().any(same)
+                && self.directory.read().shared(lowered, view).is_none()
+                && let Ok(one) = self.want(lowered, view)
+            {
+                wanted.push(one);
+            }
+        }
+        // One alone is published when it is bound.
+        if wanted.len() > 1 {
+            self.publish(&mut self.inner(), wanted);
+        }
+    }
+
+    /// Lets sets go that nobody was bound to.
+    pub(super) fn retire_unused(&self) {
+        let mut inner = self.inner();
+        let mut names = self.directory.write();
+        let unused = names.sets.iter().filter(|(_, set)| !set.retired).map(|(set, _)| *set);
+        for set in unused.collect::<Vec<_>>() {
+            Self::retire(&mut inner, &mut names, set);
+        }
+    }
+
     /// Publishes an agent's tables if nobody has them, and swaps it to them by one write.
     pub(super) fn bind(&self, number: u32, lowered: Arc<Lowered>) -> Result<(), EngineError> {
         let view =
@@ -124,11 +164,15 @@ impl Engine {
         // Who shared them may be gone by the time they are published; then they are looked up after all.
         let (mut inner, set) = loop {
             if found.is_none() && self.directory.read().shared(lowered, view).is_none() {
-                found = Some(self.look(view, lowered));
+                found = Some(self.want(lowered, view)?);
             }
             let mut inner = self.inner();
-            if let Some(set) = self.publish(&mut inner, lowered, view, &mut found)? {
+            if let Some(set) = self.directory.read().shared(lowered, view) {
                 break (inner, set);
+            }
+            let published = self.publish(&mut inner, found.take().into_iter().collect());
+            if let Some(set) = published.into_iter().next() {
+                break (inner, set?);
             }
         };
         if !lowered.hosts.is_empty()
@@ -171,32 +215,45 @@ impl Engine {
         }
     }
 
-    /// The set with these tables, made with what was found of its objects if nobody has it; `None` when they
-    /// have yet to be looked up.
-    fn publish(
-        &self,
-        inner: &mut Inner,
-        lowered: &Arc<Lowered>,
-        view: &View,
-        looked: &mut Option<Looked>,
-    ) -> Result<Option<u32>, EngineError> {
-        if let Some(set) = self.directory.read().shared(lowered, view) {
-            return Ok(Some(set));
-        }
-        let Some(looked) = looked.take() else { return Ok(None) };
-        let hashed = Arc::new(hashed(lowered, &self.hash)?);
-        let places = lowered.keyed_places(&self.hash).map_err(collision)?;
-        let set = inner.next_set;
-        inner.next_set += 1;
-        let most = room(lowered.forbidden.len());
-        inner.tables.publish(set, lowered, places.into_iter(), &looked.objects, most)?;
-        let Looked { objects, at } = looked;
+    /// What a set of these tables is made of.
+    fn want(&self, lowered: &Arc<Lowered>, view: &View) -> Result<Wanted, EngineError> {
+        Ok(Wanted {
+            lowered: lowered.clone(),
+            hashed: Arc::new(hashed(lowered, &self.hash)?),
+            view: view.clone(),
+            looked: self.look(view, lowered),
+        })
+    }
+
+    /// Makes sets; their numbers, in their order.
+    fn publish(&self, inner: &mut Inner, wanted: Vec<Wanted>) -> Vec<Result<u32, TableError>> {
+        let mut next = inner.next_set..;
+        let new: Vec<NewSet<'_>> = wanted
+            .iter()
+            .zip(&mut next)
+            .map(|(one, number)| NewSet {
+                number,
+                lowered: &one.lowered,
+                places: one.hashed.places(),
+                objects: &one.looked.objects,
+                most: room(one.lowered.forbidden.len()),
+            })
+            .collect();
+        inner.next_set = next.start;
+        let published = inner.tables.publish(&new);
+        let numbers: Vec<u32> = new.into_iter().map(|set| set.number).collect();
         let generation = inner.generation;
-        let (lowered, view) = (lowered.clone(), view.clone());
-        let entry =
-            SetEntry { lowered, hashed, view, objects, looked: at, generation, retired: false };
-        self.directory.write().sets.insert(set, entry);
-        Ok(Some(set))
+        let mut names = self.directory.write();
+        let each = wanted.into_iter().zip(numbers).zip(published);
+        each.map(|((one, number), published)| {
+            published?;
+            let Wanted { lowered, hashed, view, looked: Looked { objects, at: looked } } = one;
+            let entry =
+                SetEntry { lowered, hashed, view, objects, looked, generation, retired: false };
+            names.sets.insert(number, entry);
+            Ok(number)
+        })
+        .collect()
     }
 
     /// Looks up the objects that a policy forbids in a view.
@@ -301,25 +358,20 @@ impl Engine {
     /// need not be swapped and its rules keep their names.
     pub(super) fn recognise(
         &self,
-        number: u32,
+        view: View,
+        set: u32,
         digest: u64,
         lowered: &Arc<Lowered>,
     ) -> Result<(), EngineError> {
-        let inner = self.inner();
-        let pinned = inner.tables.agents().into_iter().find(|(agent, _)| *agent == number);
-        if let Some((_, agent)) = pinned
-            && state::digest(lowered) == digest
-        {
-            let hashed = Arc::new(hashed(lowered, &self.hash)?);
-            let generation = inner.generation;
-            let view =
-                View::of(self.directory.read().agents.get(&number).and_then(|a| a.root.as_ref()));
-            let Looked { objects, at: looked } = Looked::nothing();
-            let lowered = lowered.clone();
-            let entry =
-                SetEntry { lowered, hashed, view, objects, looked, generation, retired: false };
-            self.directory.write().sets.insert(agent.set, entry);
+        if state::digest(lowered) != digest {
+            return Ok(());
         }
+        let hashed = Arc::new(hashed(lowered, &self.hash)?);
+        let generation = self.inner().generation;
+        let Looked { objects, at: looked } = Looked::nothing();
+        let lowered = lowered.clone();
+        let entry = SetEntry { lowered, hashed, view, objects, looked, generation, retired: false };
+        self.directory.write().sets.insert(set, entry);
         Ok(())
     }
 
@@ -377,11 +429,21 @@ impl Engine {
         };
         // One that cannot be swapped keeps nobody else from it.
         let mut failed = None;
+        {
+            let views: Vec<_> = {
+                let names = self.directory.read();
+                let view =
+                    |number| View::of(names.agents.get(number).and_then(|a| a.root.as_ref()));
+                lowered.iter().map(|(number, lowered)| (view(number), lowered.clone())).collect()
+            };
+            self.publish_ahead(&views);
+        }
         for (number, lowered) in lowered {
             if let Err(error) = self.bind(number, lowered) {
                 failed.get_or_insert(error);
             }
         }
+        self.retire_unused();
         self.scan();
         self.save_or_say();
         failed.map_or(Ok(generation), Err)
