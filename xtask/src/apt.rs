@@ -92,6 +92,10 @@ impl PrivateApt {
         } else {
             String::new()
         };
+        make_folder(&folder.join("state"))?;
+        // Nothing is installed there, so that what a package needs does not depend on the machine.
+        let status = folder.join("state/status");
+        fs::write(&status, "").with_context(|| format!("cannot write {}", status.display()))?;
         let sources = folder.join("sources.list");
         let line = format!("deb [arch=amd64{signed_by}] {mirror} {suite} main\n");
         fs::write(&sources, line).with_context(|| format!("cannot write {}", sources.display()))?;
@@ -122,18 +126,30 @@ impl PrivateApt {
         make_folder(&tree)?;
         process::quietly(self.command("apt-get").arg("download").args(packages).current_dir(into))
             .with_context(|| format!("cannot download {} of {}", packages.join(" "), self.suite))?;
-        let files = fs::read_dir(into)
-            .with_context(|| format!("cannot list {}", into.display()))?
-            .collect::<Result<Vec<_>, _>>()
-            .with_context(|| format!("cannot list {}", into.display()))?;
-        for file in files.into_iter().map(|entry| entry.path()) {
-            if file.extension().is_some_and(|end| end == "deb") {
-                process::quietly(process::command("dpkg").arg("-x").arg(&file).arg(&tree))
-                    .with_context(|| format!("cannot unpack {}", file.display()))?;
-                fs::remove_file(&file)
-                    .with_context(|| format!("cannot remove {}", file.display()))?;
-            }
-        }
+        unpack_all(into, &tree)?;
+        Ok(tree)
+    }
+
+    /// The same with all that the packages depend on.
+    pub fn unpack_with_dependencies(&self, packages: &[&str], into: &Path) -> Result<PathBuf> {
+        let (tree, archives) = (into.join("tree"), into.join("archives"));
+        make_folder(&tree)?;
+        make_folder(&archives.join("partial"))?;
+        process::quietly(
+            self.command("apt-get")
+                .args(["-y", "--no-install-recommends", "--download-only", "-o"])
+                .arg(format!("Dir::Cache::archives={}", archives.display()))
+                .arg("install")
+                .args(packages),
+        )
+        .with_context(|| {
+            format!(
+                "cannot download {} of {} with what they depend on",
+                packages.join(" "),
+                self.suite
+            )
+        })?;
+        unpack_all(&archives, &tree)?;
         Ok(tree)
     }
 
@@ -146,6 +162,8 @@ impl PrivateApt {
             "Dir::Etc::sourceparts=/dev/null".to_owned(),
             "Dir::Etc::preferences=/dev/null".to_owned(),
             "Dir::Etc::preferencesparts=/dev/null".to_owned(),
+            format!("Dir::State={}", at("state")),
+            format!("Dir::State::status={}", at("state/status")),
             format!("Dir::State::lists={}", at("lists")),
             format!("Dir::Cache={}", at("cache")),
             "Acquire::Languages=none".to_owned(),
@@ -159,6 +177,22 @@ impl PrivateApt {
         }
         apt
     }
+}
+
+/// Unpacks and removes every package in a folder.
+fn unpack_all(folder: &Path, tree: &Path) -> Result<()> {
+    let files = fs::read_dir(folder)
+        .with_context(|| format!("cannot list {}", folder.display()))?
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| format!("cannot list {}", folder.display()))?;
+    for file in files.into_iter().map(|entry| entry.path()) {
+        if file.extension().is_some_and(|end| end == "deb") {
+            process::quietly(process::command("dpkg").arg("-x").arg(&file).arg(tree))
+                .with_context(|| format!("cannot unpack {}", file.display()))?;
+            fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The mirror for an archive, from `$AMBIT_DEBIAN_MIRROR` and `$AMBIT_DEBIAN_SECURITY_MIRROR` or,

@@ -96,3 +96,22 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot write {}", temporary.display()))?;
     fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
 }
+
+/// Names what the cache holds by its ingredients: FNV-1a, against accidents and not against people.
+pub fn stamp(ingredients: &[u8]) -> String {
+    let hash = ingredients.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+/// Removes the files beside this one whose names begin so too, which other ingredients made; failing to
+/// costs only space.
+pub fn remove_others(own: &Path, prefix: &str) {
+    for entry in own.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten() {
+        let Ok(entry) = entry else { continue };
+        if entry.path() != own && entry.file_name().to_string_lossy().starts_with(prefix) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

@@ -18,7 +18,7 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Context, Result, bail};
 use cpio::newc;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, remove_others, stamp, write_whole};
 use crate::kernels::Kernel;
 use crate::process;
 
@@ -341,35 +341,17 @@ fn base(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
         meta.size(),
         meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()),
     );
-    let name = format!("{}-{:016x}.cpio", kernel.row.line, fnv(ingredients.as_bytes()));
-    let folder = cache.folder("initramfs")?;
-    let path = folder.join(&name);
+    let name = format!("{}-{}.cpio", kernel.row.line, stamp(ingredients.as_bytes()));
+    let path = cache.folder("initramfs")?.join(&name);
     if path.exists() {
         return Ok(path);
     }
     let tree = base_tree(kernel, &busybox)?;
     let mut bytes = Vec::new();
     tree.write(&mut bytes, 0)?;
-    remove_older(&folder, kernel.row.line);
-    crate::cache::write_whole(&path, &bytes)?;
+    write_whole(&path, &bytes)?;
+    remove_others(&path, &format!("{}-", kernel.row.line));
     Ok(path)
-}
-
-/// Removes what earlier versions left for the same kernel; failing to costs only space.
-fn remove_older(folder: &Path, line: &str) {
-    let prefix = format!("{line}-");
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// FNV-1a: names a cache entry by its ingredients, against accidents and not against people.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    })
 }
 
 fn base_tree(kernel: &Kernel, busybox: &Path) -> Result<Tree> {

@@ -11,6 +11,7 @@ mod prove;
 mod setup;
 mod test;
 mod toolchain;
+mod userland;
 mod vm;
 
 use std::ffi::OsString;
@@ -62,6 +63,7 @@ enum Task {
     #[command(after_help = "Examples:
   cargo xtask vm --kernel 6.12 -- ambit doctor
   cargo xtask vm --kernel 5.10 -- sh -c 'uname -r; cat /sys/kernel/security/lsm'
+  cargo xtask vm --userland -- ambit-e2e leaves_git_alone
   cargo xtask vm --kernel 7.3 --add /usr/bin/strace:/usr/bin/strace -- strace -f ambit doctor
 
 The guest is busybox on a tmpfs, with /mnt/ext4 on a disk of its own, the user `agent` (uid 1000),
@@ -116,6 +118,9 @@ struct Vm {
     /// Put a host file or folder into the guest, with the libraries of programs; may be repeated
     #[arg(long, value_name = "HOST_PATH:GUEST_PATH", value_parser = pair)]
     add: Vec<(PathBuf, PathBuf)>,
+    /// Give the guest the tools of every day (Debian's git, cargo, python3 and others) at /mnt/debian
+    #[arg(long)]
+    userland: bool,
     /// Set an environment variable for the command; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
@@ -180,6 +185,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             setup::for_vms(&cache)?;
             let mut guest = Guest::new(arguments.kernel, arguments.command);
             guest.add = arguments.add;
+            guest.userland = arguments.userland;
             guest.environment = arguments.env;
             guest.append = arguments.append;
             guest.memory_mib = arguments.memory;

@@ -10,6 +10,7 @@ use crate::cache::Cache;
 use crate::kernels::{self, KERNELS};
 use crate::process::{self, say};
 use crate::toolchain::{self, Toolchain};
+use crate::userland;
 
 /// A program that must be there: its name, Debian's package for it, and why.
 const PROGRAMS: &[(&str, &[&str], &str)] = &[
@@ -24,11 +25,12 @@ const VM_PROGRAMS: &[(&str, &[&str], &str)] = &[
     ("busybox", &["busybox-static"], "is the test guests' system"),
     ("depmod", &["kmod"], "orders the test kernels' modules"),
     ("xz", &["xz-utils"], "unpacks the test kernels' modules"),
-    ("mke2fs", &["e2fsprogs"], "makes the test guests' ext4"),
+    ("mke2fs", &["e2fsprogs"], "makes the test guests' disks"),
     ("setpriv", &["util-linux"], "ends a guest together with its starter"),
 ];
 
-/// Sets everything up; with `vms`, also what booting test kernels needs, and all the kernels.
+/// Sets everything up; with `vms`, also what booting test kernels needs, all the kernels,
+/// and the guests' tools.
 pub fn all(cache: &Cache, vms: bool) -> Result<Toolchain> {
     let started = Instant::now();
     programs(cache, PROGRAMS)?;
@@ -41,6 +43,7 @@ pub fn all(cache: &Cache, vms: bool) -> Result<Toolchain> {
             let kernel = kernels::ensure(cache, row)?;
             say(&format!("kernel {:5} is {}", row.line, kernel.release));
         }
+        userland::ensure(cache)?;
     }
     say(&format!(
         "ready after {:.1} s; cache: {}",

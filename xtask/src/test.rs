@@ -232,9 +232,12 @@ fn end_to_end(cache: &Cache, suite: &Suite, options: &Options) -> Result<Ended> 
         command.args(&arguments);
         return stage("native", |line| process::watch(&mut command, Some(budget), line));
     };
+    let subset = arguments.iter().any(|word| word == "--subset");
     let command = std::iter::once(OsString::from("ambit-e2e")).chain(arguments);
     let mut guest = Guest::new(kernels::row(line)?, command);
     guest.limit = budget;
+    // What is told of every day's tools is no part of the subset.
+    guest.userland = !subset;
     stage(line, |each| guest.run(cache, each))
 }
 
@@ -303,6 +306,12 @@ impl Report {
         };
         let mut rows = parse(suite, backend, &ended.output);
         for line in ended.output.lines() {
+            if let Some((test, why)) = line
+                .strip_prefix("test ")
+                .and_then(|rest| rest.trim_end().split_once("... ignored"))
+            {
+                self.skipped.push(format!("{suite}: {}{why}", test.trim_end()));
+            }
             if let Some(test) =
                 line.strip_prefix("test ").and_then(|rest| rest.trim_end().strip_suffix("FAILED"))
             {
@@ -469,6 +478,16 @@ mod tests {
         report.add("6.12", "-", ended(101, output), &options());
         assert_eq!((report.passed(), report.failed()), (1, 1));
         assert_eq!(report.failed_tests, ["6.12: denies_open"]);
+    }
+
+    #[test]
+    fn says_what_was_skipped_and_why() {
+        let mut report = Report::default();
+        let output = "test leaves_git_alone   ... ignored (no git)\ntest result: ok. 0 passed; \
+            0 failed; 1 ignored";
+        report.add("native", "-", ended(0, output), &options());
+        assert_eq!(report.skipped, ["native: leaves_git_alone (no git)"]);
+        assert_eq!(report.rows[0].skipped, 1);
     }
 
     #[test]

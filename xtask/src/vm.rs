@@ -17,6 +17,7 @@ use crate::cache::{self, Cache, make_folder};
 use crate::initramfs::{self, Tree};
 use crate::kernels::{self, Kernel, Row};
 use crate::process::{self, Ended};
+use crate::userland;
 
 /// The exit code for a guest that the time limit ended, as `timeout` has it.
 pub const TIMED_OUT: i32 = 124;
@@ -38,6 +39,8 @@ pub struct Guest {
     pub kernel: &'static Row,
     /// Host files and folders to put into the guest, with their places there.
     pub add: Vec<(PathBuf, PathBuf)>,
+    /// Whether it has the tools of every day, at `/mnt/debian`.
+    pub userland: bool,
     /// Environment variables of the command, beside a plain set.
     pub environment: Vec<String>,
     /// Words appended to the kernel's command line; they win over the usual ones.
@@ -60,6 +63,7 @@ impl Guest {
         Self {
             kernel,
             add: Vec::new(),
+            userland: false,
             environment: Vec::new(),
             append: Vec::new(),
             memory_mib: 1024,
@@ -81,13 +85,16 @@ impl Guest {
         let workshop = Workshop::new(self.kernel.line)?;
         let archive = workshop.folder.join("initramfs");
         initramfs::write(cache, &kernel, &self.tree()?, &archive)?;
-        let disk = disk(cache)?;
+        let mut disks = vec![disk(cache)?];
+        if self.userland {
+            disks.push(userland::ensure(cache)?);
+        }
 
         // Emulated CPUs that patch code under each other may oops while they boot; a guest that died
         // before its command said a word is booted again.
         let mut boots = 1;
         let mut ended = loop {
-            let mut machine = self.machine(&qemu, &kernel, &workshop, &archive, disk.as_deref());
+            let mut machine = self.machine(&qemu, &kernel, &workshop, &archive, &disks);
             let mut spoke = false;
             let ended = process::watch(&mut machine, Some(self.limit), |text| {
                 spoke = true;
@@ -166,7 +173,7 @@ impl Guest {
         kernel: &Kernel,
         workshop: &Workshop,
         archive: &Path,
-        disk: Option<&Path>,
+        disks: &[PathBuf],
     ) -> Command {
         // Whatever ends xtask ends the guest too.
         let mut machine = match process::find("setpriv") {
@@ -215,7 +222,7 @@ impl Guest {
             .args(["-serial", "stdio"])
             .arg("-serial")
             .arg(file_chardev(&workshop.status()));
-        if let Some(disk) = disk {
+        for disk in disks {
             // A snapshot: what a guest writes is gone with it.
             let mut drive = OsString::from("if=virtio,format=raw,snapshot=on,file=");
             drive.push(disk);
@@ -243,16 +250,14 @@ fn quote(script: &mut Vec<u8>, word: &[u8]) {
     script.push(b'\'');
 }
 
-/// An empty ext4 file system for the guest's `/mnt/ext4`; none where `mke2fs` is missing.
-fn disk(cache: &Cache) -> Result<Option<PathBuf>> {
+/// An empty ext4 file system for the guest's `/mnt/ext4`.
+fn disk(cache: &Cache) -> Result<PathBuf> {
     let path = cache.root().join(format!("ext4-{DISK_MIB}.img"));
     if path.exists() {
-        return Ok(Some(path));
+        return Ok(path);
     }
-    let Some(mke2fs) = process::find("mke2fs") else {
-        process::say("mke2fs is missing (package e2fsprogs): the guest has no /mnt/ext4");
-        return Ok(None);
-    };
+    let mke2fs = process::find("mke2fs")
+        .context("mke2fs is missing; install the package e2fsprogs (`cargo xtask setup` does)")?;
     let temporary = cache.root().join(format!("ext4.{}", std::process::id()));
     process::quietly(
         process::command(mke2fs)
@@ -261,7 +266,7 @@ fn disk(cache: &Cache) -> Result<Option<PathBuf>> {
             .arg(format!("{DISK_MIB}M")),
     )?;
     fs::rename(&temporary, &path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Some(path))
+    Ok(path)
 }
 
 /// The folder of one run, removed at its end.

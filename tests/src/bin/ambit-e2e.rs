@@ -6,10 +6,11 @@
 
 use std::process::ExitCode;
 
+use ambit_tests::cases::Skipped;
 use ambit_tests::stage::Stage;
 use ambit_tests::{cases, demo, watchdog};
 use anyhow::Result;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
@@ -48,11 +49,15 @@ fn suite(mut words: Vec<String>) -> Result<ExitCode> {
     let trials = chosen
         .map(|case| {
             let (limit, run) = (case.limit, case.run);
-            Trial::test(case.name, move || {
-                Stage::get()
-                    .and_then(|stage| stage.limit(limit))
-                    .and_then(|()| run())
-                    .map_err(|error| Failed::from(format!("{error:#}")))
+            Trial::ignorable_test(case.name, move || {
+                let done = Stage::get().and_then(|stage| stage.limit(limit)).and_then(|()| run());
+                match done {
+                    Ok(()) => Ok(Completion::Completed),
+                    Err(error) => match error.downcast_ref::<Skipped>() {
+                        Some(why) => Ok(Completion::ignored_with(why)),
+                        None => Err(Failed::from(format!("{error:#}"))),
+                    },
+                }
             })
         })
         .collect();

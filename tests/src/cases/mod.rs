@@ -24,6 +24,7 @@ mod telling;
 mod tools;
 pub mod ways;
 
+use std::fmt::{Display, Formatter};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,23 @@ pub struct Case {
     pub limit: Duration,
     /// What keeps or breaks it.
     pub run: Box<dyn FnOnce() -> Result<()> + Send>,
+}
+
+/// Why a test did not run: what it is about is not here. As the error of a test it is told of, and fails
+/// nothing.
+#[derive(Debug)]
+pub struct Skipped(String);
+
+impl Skipped {
+    fn because(why: &str) -> anyhow::Error {
+        anyhow::Error::msg(Self(why.to_owned()))
+    }
+}
+
+impl Display for Skipped {
+    fn fmt(&self, out: &mut Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
 }
 
 /// What a test may take.

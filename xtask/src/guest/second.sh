@@ -28,6 +28,10 @@ if [ -b /dev/vda ]; then
     try mkdir -p /mnt/ext4
     try mount -t ext4 /dev/vda /mnt/ext4
 fi
+if [ -b /dev/vdb ]; then
+    try mkdir -p /mnt/debian
+    try mount -t ext4 /dev/vdb /mnt/debian
+fi
 
 # Raw: what the command writes reaches the host byte for byte.
 try stty -F /dev/ttyS1 raw -echo
