@@ -26,6 +26,8 @@ struct Suite {
     kernel: Option<&'static str>,
     /// Arguments of the usual run; with `--all`, or when tests are named, there are none.
     arguments: &'static [&'static str],
+    /// How many guests share its cases.
+    guests: u32,
     /// How long the usual run may take, with the boot.
     budget: Duration,
     /// How long the whole suite may take.
@@ -35,12 +37,12 @@ struct Suite {
 /// Where the end-to-end suite runs. One kernel gets all of it every time; the others get what may
 /// differ between kernels.
 const SUITES: &[Suite] = &[
-    suite(None, &[], 400, 400),
-    suite(Some("5.10"), &["--subset"], 1500, 2400),
-    suite(Some("6.1"), &["--subset"], 1500, 2400),
-    suite(Some("6.12"), &[], 2400, 2400),
-    suite(Some("6.18"), &["--subset"], 1500, 2400),
-    suite(Some("7.3"), &["--subset"], 1500, 2400),
+    suite(None, &[], 1, 400, 400),
+    suite(Some("5.10"), &["--subset"], 1, 1500, 2400),
+    suite(Some("6.1"), &["--subset"], 1, 1500, 2400),
+    suite(Some("6.12"), &[], 2, 2400, 2400),
+    suite(Some("6.18"), &["--subset"], 1, 1500, 2400),
+    suite(Some("7.3"), &["--subset"], 1, 1500, 2400),
 ];
 
 /// How many guests run at once: each keeps one core busy, and waits a fifth of its time.
@@ -54,12 +56,14 @@ const UNIT_BUDGET: Duration = Duration::from_secs(1800);
 const fn suite(
     kernel: Option<&'static str>,
     arguments: &'static [&'static str],
+    guests: u32,
     seconds: u64,
     whole_seconds: u64,
 ) -> Suite {
     Suite {
         kernel,
         arguments,
+        guests,
         budget: Duration::from_secs(seconds),
         whole_budget: Duration::from_secs(whole_seconds),
     }
@@ -110,6 +114,11 @@ impl Options {
         usual.iter().map(OsString::from).chain(filter).collect()
     }
 
+    /// How many guests share a suite: to start one for a few tests that were named takes longer than they do.
+    fn guests(&self, suite: &Suite) -> u32 {
+        if self.filter.is_empty() { suite.guests } else { 1 }
+    }
+
     fn budget(&self, suite: &Suite) -> Duration {
         if self.all { suite.whole_budget } else { suite.budget }
     }
@@ -150,7 +159,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
             report.skipped.push("native (needs root)".to_owned());
             continue;
         }
-        let ended = end_to_end(cache, suite, options);
+        let ended = natively(suite, options);
         settle(&mut report, &mut measured, suite, ended, options);
     }
     for (suite, ended) in all_guests(cache, &guests, options) {
@@ -202,17 +211,21 @@ fn all_guests<'a>(
     suites: &[&'a Suite],
     options: &Options,
 ) -> Vec<(&'a Suite, Result<Ended>)> {
-    let mut waiting: Vec<(usize, &'a Suite)> = suites.iter().copied().enumerate().collect();
+    let parts = |suite: &'a Suite| {
+        let of = options.guests(suite);
+        (1..=of).map(move |part| (suite, Part { part, of }))
+    };
+    let mut waiting: Vec<_> = suites.iter().flat_map(|suite| parts(suite)).enumerate().collect();
     // The longest first, so that it does not run alone at the end.
-    waiting.sort_by_key(|(_, suite)| options.budget(suite));
+    waiting.sort_by_key(|(_, (suite, _))| options.budget(suite));
     let waiting = Mutex::new(waiting);
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..at_once() {
             scope.spawn(|| {
                 let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                while let Some((index, suite)) = next() {
-                    let ended = end_to_end(cache, suite, options);
+                while let Some((index, (suite, part))) = next() {
+                    let ended = in_guest(cache, suite, part, options);
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                     done.push((index, suite, ended));
                 }
@@ -221,24 +234,62 @@ fn all_guests<'a>(
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(index, ..)| *index);
-    done.into_iter().map(|(_, suite, ended)| (suite, ended)).collect()
+    let mut whole: Vec<(&Suite, Result<Ended>)> = Vec::new();
+    for (_, suite, ended) in done {
+        match whole.last_mut() {
+            Some((last, before)) if last.kernel == suite.kernel => together(before, ended),
+            _ => whole.push((suite, ended)),
+        }
+    }
+    whole
 }
 
-fn end_to_end(cache: &Cache, suite: &Suite, options: &Options) -> Result<Ended> {
-    let arguments = options.suite_arguments(suite);
-    let budget = options.budget(suite);
-    let Some(line) = suite.kernel else {
-        let mut command = process::command(cache::target().join("release/ambit-e2e"));
-        command.args(&arguments);
-        return stage("native", |line| process::watch(&mut command, Some(budget), line));
-    };
+/// One of the guests that share a suite.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    part: u32,
+    of: u32,
+}
+
+/// Adds what came of another part of a suite.
+fn together(whole: &mut Result<Ended>, part: Result<Ended>) {
+    match (whole, part) {
+        (Ok(whole), Ok(part)) => {
+            if whole.success() {
+                whole.code = part.code;
+            }
+            whole.timed_out |= part.timed_out;
+            whole.output += &part.output;
+            whole.took = whole.took.max(part.took);
+        }
+        (whole @ Ok(_), Err(error)) => *whole = Err(error),
+        (Err(_), _) => {}
+    }
+}
+
+/// Runs a suite on this machine's own kernel.
+fn natively(suite: &Suite, options: &Options) -> Result<Ended> {
+    let mut command = process::command(cache::target().join("release/ambit-e2e"));
+    command.args(options.suite_arguments(suite));
+    stage("native", |line| process::watch(&mut command, Some(options.budget(suite)), line))
+}
+
+fn in_guest(cache: &Cache, suite: &Suite, part: Part, options: &Options) -> Result<Ended> {
+    let line = suite.kernel.unwrap_or(kernels::DEFAULT);
+    let mut arguments = options.suite_arguments(suite);
     let subset = arguments.iter().any(|word| word == "--subset");
+    let mut name = line.to_owned();
+    if part.of > 1 {
+        let part = format!("{}/{}", part.part, part.of);
+        name = format!("{line} ({part})");
+        arguments.push(format!("--part={part}").into());
+    }
     let command = std::iter::once(OsString::from("ambit-e2e")).chain(arguments);
     let mut guest = Guest::new(kernels::row(line)?, command);
-    guest.limit = budget;
+    guest.limit = options.budget(suite);
     // What is told of every day's tools is no part of the subset.
     guest.userland = !subset;
-    stage(line, |each| guest.run(cache, each))
+    stage(&name, |each| guest.run(cache, each))
 }
 
 fn settle(
@@ -429,6 +480,18 @@ mod tests {
             output: output.into(),
             took: Duration::from_secs(1),
         })
+    }
+
+    #[test]
+    fn a_part_that_failed_fails_the_suite() {
+        let mut whole = ended(0, "test result: ok. 2 passed; 0 failed\n");
+        together(&mut whole, ended(101, "test result: FAILED. 1 passed; 1 failed\n"));
+        together(&mut whole, ended(0, "test result: ok. 4 passed; 0 failed\n"));
+        assert!(!whole.as_ref().unwrap().success());
+        let rows = parse("6.12", "lsm", &whole.as_ref().unwrap().output);
+        assert_eq!((rows[0].passed, rows[0].failed), (7, 1));
+        together(&mut whole, Err(anyhow::anyhow!("no guest")));
+        assert!(whole.is_err());
     }
 
     fn options() -> Options {

@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -280,7 +281,9 @@ impl Workshop {
         let all = cache::target().join("vm");
         make_folder(&all)?;
         remove_abandoned(&all);
-        let folder = all.join(format!("{line}-{}", std::process::id()));
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let folder = all.join(format!("{line}-{}-{run}", std::process::id()));
         make_folder(&folder)?;
         Ok(Self { line, folder })
     }
@@ -308,7 +311,7 @@ impl Workshop {
 fn remove_abandoned(all: &Path) {
     for entry in fs::read_dir(all).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.split_once('-')?.1.parse::<u32>().ok());
+        let owner = name.to_str().and_then(|name| name.split('-').nth(1)?.parse::<u32>().ok());
         // Not `/proc/PID` itself: a process that nobody has waited for still has that.
         let alive = |pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok();
         if owner.is_some_and(|pid| !alive(pid)) {

@@ -1,6 +1,6 @@
 //! The end-to-end suite, and the demo.
 //!
-//! `ambit-e2e [--subset] [FILTER]… [libtest options]` runs the promises one after the other;
+//! `ambit-e2e [--subset] [--part=1/2] [FILTER]… [libtest options]` runs the promises one after the other;
 //! `ambit-e2e demo` shows the main job. Both need root, the built `ambit`, `ambitd` and
 //! `ambit-actor` beside this program (or in `AMBIT_E2E_PROGRAMS`), and touch nothing of the machine.
 
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use ambit_tests::cases::Skipped;
 use ambit_tests::stage::Stage;
 use ambit_tests::{cases, demo, watchdog};
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 fn main() -> ExitCode {
@@ -32,6 +32,9 @@ fn suite(mut words: Vec<String>) -> Result<ExitCode> {
     let before = words.len();
     words.retain(|word| word != "--subset");
     let subset = words.len() != before;
+    let part = words.iter().find_map(|word| word.strip_prefix("--part=")).map(part).transpose()?;
+    words.retain(|word| !word.starts_with("--part="));
+    let (part, parts) = part.unwrap_or((0, 1));
     // Several filter words: a test is wanted if any of them is in its name.
     let (filters, options): (Vec<String>, Vec<String>) =
         words.drain(1..).partition(|word| !word.starts_with('-'));
@@ -47,6 +50,8 @@ fn suite(mut words: Vec<String>) -> Result<ExitCode> {
     let chosen =
         cases::all().into_iter().filter(|case| (!subset || case.subset) && wanted(&case.name));
     let trials = chosen
+        .skip(part)
+        .step_by(parts)
         .map(|case| {
             let (limit, run) = (case.limit, case.run);
             Trial::ignorable_test(case.name, move || {
@@ -73,4 +78,12 @@ fn suite(mut words: Vec<String>) -> Result<ExitCode> {
     cases::finish();
     cases::ways::report();
     Ok(conclusion.exit_code())
+}
+
+/// Which of several parts a word like `1/2` means, from 0, and how many there are.
+fn part(word: &str) -> Result<(usize, usize)> {
+    let (part, parts) = word.split_once('/').context("--part is like 1/2")?;
+    let (part, parts): (usize, usize) = (part.parse()?, parts.parse()?);
+    ensure!((1..=parts).contains(&part), "--part={word}: there is no such part");
+    Ok((part - 1, parts))
 }
