@@ -2,10 +2,11 @@
 //!
 //! [`stage`] makes a place where nothing can reach the machine, [`world`] starts a daemon there,
 //! [`actor`] runs what an agent or a bystander does, [`events`] and [`metrics`] read what the daemon
-//! tells, [`cases`] are the promises, and [`demo`] is the main job, shown. [`watchdog`] cleans up
-//! after all of them.
+//! tells, [`cases`] are the promises, [`demo`] is the main job, shown, and [`bench`] what it costs.
+//! [`watchdog`] cleans up after all of them.
 
 pub mod actor;
+pub mod bench;
 pub mod cases;
 pub mod demo;
 pub mod events;

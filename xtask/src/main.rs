@@ -1,6 +1,7 @@
 //! Ambit's build, test and virtual machine commands: `cargo xtask --help`.
 
 mod apt;
+mod bench;
 mod cache;
 mod coverage;
 mod initramfs;
@@ -87,6 +88,14 @@ The last line says `N passed, N failed`, summed over all suites.")]
 The last lines say how many pairs were compared, what came of them, and how long it took; a
 disagreement is printed with its policies and its request, and ends with a non-zero exit code.")]
     Prove(prove::Options),
+    /// Measure what Ambit costs
+    #[command(after_help = "Examples:
+  cargo xtask bench hooks                 instructions for each action, in a guest with 6.12
+  cargo xtask bench hooks --kernel 6.1
+  cargo xtask bench hooks --json          the figures, for programs
+  cargo xtask bench hooks --write         docs/cost.md as it is measured
+  cargo xtask bench --check               fails where a figure is 5 % from docs/cost.md")]
+    Bench(bench::Options),
     /// Show what Ambit does, on this machine or in a virtual machine
     #[command(after_help = "Examples:
   sudo cargo xtask demo
@@ -196,6 +205,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Test(options) => test::run(&cache, &options),
         Task::Prove(options) => prove::run(&cache, &options),
+        Task::Bench(options) => bench::run(&cache, &options),
         Task::Demo { vm } => demo(&cache, vm),
         Task::Lint => test::lint(&cache),
     }

@@ -24,9 +24,21 @@ pub struct Options {
     pub strict: bool,
 }
 
-/// Builds the eBPF object and returns where it is. A file that would not change is left alone, so
-/// that nothing which embeds it is rebuilt.
+/// Builds the eBPF object and returns where it is.
 pub fn object(toolchain: &Toolchain, options: Options) -> Result<PathBuf> {
+    process::step("building the eBPF object", || {
+        compiled(toolchain, options, "ambit-bpf", "ambit.bpf.o")
+    })
+}
+
+/// Builds the object with the programs that do nothing, and returns where it is.
+pub fn empty(toolchain: &Toolchain) -> Result<PathBuf> {
+    compiled(toolchain, Options::default(), "ambit-bpf-empty", "empty.bpf.o")
+}
+
+/// Builds one of the kernel half's objects. A file that would not change is left alone, so that nothing which
+/// embeds it is rebuilt.
+fn compiled(toolchain: &Toolchain, options: Options, bin: &str, name: &str) -> Result<PathBuf> {
     let folder = cache::target().join("bpf");
     let mut features = "kernel".to_owned();
     if options.debug_log {
@@ -35,7 +47,7 @@ pub fn object(toolchain: &Toolchain, options: Options) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo("rustc")?;
     cargo
         .current_dir(cache::checkout())
-        .args(["--quiet", "--profile", "bpf", "-p", "agent-ebpf", "--bin", "ambit-bpf"])
+        .args(["--quiet", "--profile", "bpf", "-p", "agent-ebpf", "--bin", bin])
         .args(["--features", &features])
         .arg("--target-dir")
         .arg(&folder);
@@ -45,10 +57,10 @@ pub fn object(toolchain: &Toolchain, options: Options) -> Result<PathBuf> {
     }
     // aya's macros make public functions without documentation of what we documented.
     cargo.args(["-A", "missing-docs"]);
-    process::step("building the eBPF object", || process::run(&mut cargo))?;
-    let built = folder.join("bpfel-unknown-none/bpf/ambit-bpf");
+    process::run(&mut cargo)?;
+    let built = folder.join("bpfel-unknown-none/bpf").join(bin);
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    let object = cache::target().join("ambit.bpf.o");
+    let object = cache::target().join(name);
     if fs::read(&object).ok().as_deref() != Some(&bytes) {
         cache::write_whole(&object, &bytes)?;
     }

@@ -4,11 +4,12 @@
 //! `ambit-e2e demo` shows the main job. Both need root, the built `ambit`, `ambitd` and
 //! `ambit-actor` beside this program (or in `AMBIT_E2E_PROGRAMS`), and touch nothing of the machine.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use ambit_tests::cases::Skipped;
 use ambit_tests::stage::Stage;
-use ambit_tests::{cases, demo, watchdog};
+use ambit_tests::{bench, cases, demo, watchdog};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -20,6 +21,10 @@ fn main() -> ExitCode {
             watchdog::watch(owner).map(|()| ExitCode::SUCCESS)
         }
         Some("demo") => demo::run(),
+        Some("bench") => words
+            .get(2)
+            .context("bench needs the object with the programs that do nothing")
+            .and_then(|empty| bench::hooks(Path::new(empty))),
         _ => suite(words),
     };
     ended.unwrap_or_else(|error| {
