@@ -177,6 +177,10 @@ pub fn hooks(empty: &Path) -> Result<ExitCode> {
     world.stop()?;
     // With agents that are configured, what is pinned goes on.
     world.ambit(&["detach", "--all"])?.expect_code(0)?;
+    // The kernel takes them off their hooks one after the other, each when nobody can be in it any more.
+    while aya::programs::loaded_programs().count() > 0 {
+        std::thread::sleep(Duration::from_secs(1));
+    }
     all(&ground, "none, again", &beside, false)?;
     Ok(ExitCode::SUCCESS)
 }
