@@ -1,7 +1,8 @@
 //! Who acts: the agent that the current process belongs to, if any.
 
 use agent_ebpf::{
-    ABSENT, Config, Decision, Header, Hook, Kind, MAX_CGROUP_LEVEL, Mode, Task, Verdict,
+    ABSENT, BOUND_BY_HOOKS, Config, Decision, Header, Hook, Kind, MAX_CGROUP_LEVEL, Mode, Task,
+    Verdict,
 };
 use aya_ebpf::{
     bindings::BPF_ANY,
@@ -12,8 +13,9 @@ use aya_ebpf::{
 };
 
 use crate::{
-    emit,
-    maps::{AGENTS, CGROUPS, CONFIG, STRAYED, STRAYS, TASKS},
+    atomic, emit,
+    maps::{AGENTS, BINDINGS, CGROUPS, CONFIG, STRAYED, STRAYS, TASKS},
+    memo::Bystander,
     offsets::{known, offsets},
 };
 
@@ -51,6 +53,25 @@ impl Actor {
     pub fn verdict(&self, decision: Decision) -> Verdict {
         decision.verdict(self.mode)
     }
+}
+
+/// The agent's process that runs now, or `None` for a bystander; for programs that may know the task by its type, where
+/// a bystander that was seen before costs next to nothing.
+#[inline(always)]
+pub fn acting() -> Option<Actor> {
+    let config = CONFIG.get(0)?;
+    if config.levels == 0 {
+        return None; // there never was an agent
+    }
+    let bystander = Bystander::current(config);
+    if bystander.is_kept() {
+        return None;
+    }
+    let actor = current();
+    if actor.is_none() {
+        bystander.keep();
+    }
+    actor
 }
 
 /// The agent's process that runs now, or `None` for a bystander.
@@ -151,10 +172,13 @@ fn policy(agent: u32) -> (u32, u8) {
 #[inline(never)]
 fn by_cgroup(levels: u64) -> Option<u32> {
     let group = if known_offset(&offsets().cgroup_ancestor_ids) { own_group()? } else { 0 };
-    for level in (0..=MAX_CGROUP_LEVEL).rev() {
-        if levels & (1 << level) == 0 {
-            continue;
+    let mut left = levels;
+    for _ in 0..=MAX_CGROUP_LEVEL {
+        if left == 0 {
+            break;
         }
+        let (level, shallower) = Config::deepest(left);
+        left = shallower;
         let id = ancestor(group, level);
         if id == 0 {
             continue; // it is not that deep
@@ -237,6 +261,11 @@ fn enrol(agent: u32, tgid: u32, tid: u32) {
     let _ = place(&mut task);
     if !bind(tgid, &task) {
         return; // still found by its cgroup
+    }
+    // Its other threads may have been seen as bystanders, in cgroups of their own.
+    if let Some(bindings) = BINDINGS.get_ptr_mut(BOUND_BY_HOOKS) {
+        // SAFETY: a live element.
+        unsafe { atomic::increment(bindings) };
     }
     let Some(config) = CONFIG.get(0) else { return };
     let mut header = Header::default();

@@ -188,6 +188,18 @@ pub const MEMOS_MAX: usize = 4096;
 #[btf_map]
 pub static MEMOS: Array<u64, MEMOS_MAX> = Array::new();
 
+/// How many bystanders are remembered; two that fall into one place forget each other.
+pub const BYSTANDERS_MAX: usize = 16384;
+
+/// Tasks that were found to be nobody's, by their hash. Written and read by the hooks.
+#[btf_map]
+pub static BYSTANDERS: Array<u64, BYSTANDERS_MAX> = Array::new();
+
+/// How often a cgroup or a process that lived already was bound to an agent, by the hooks and by the daemon: what is
+/// known of bystanders from before is void. Each counts after the table that it is about has been written.
+#[btf_map]
+pub static BINDINGS: Array<u64, 2> = Array::new();
+
 /// The agent that accepted a connection, for as long as it is that connection. Written and read by the hooks.
 #[btf_map]
 pub static ACCEPTED: SkStorage<u32> = SkStorage::new();

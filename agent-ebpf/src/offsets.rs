@@ -14,6 +14,7 @@ static KERNEL: Kernel = Kernel {
     bpf_verdict: 3,
     setattr_dentry: 0,
     sends_pages: 0,
+    types_tasks: 0,
     namespace_calls: [u32::MAX; 4],
     mount_calls: [u32::MAX; 10],
 };

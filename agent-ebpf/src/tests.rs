@@ -108,6 +108,21 @@ const fn forbid(rule: RuleId) -> Pair {
 }
 
 #[test]
+fn levels_come_deepest_first() {
+    let mut levels = [0, 3, 4, 17, 31].map(Config::level).iter().fold(0, |all, one| all | one);
+    let mut found = Vec::new();
+    while levels != 0 {
+        let (level, others) = Config::deepest(levels);
+        found.push(level);
+        levels = others;
+    }
+    assert_eq!(found, [31, 17, 4, 3, 0]);
+    assert!(
+        (0..=MAX_CGROUP_LEVEL).all(|level| Config::deepest(Config::level(level)) == (level, 0))
+    );
+}
+
+#[test]
 fn nothing_is_permitted_by_default() {
     assert_eq!(Tables::default().read("/etc/passwd"), Decision::because(Reason::NoPermit));
 }

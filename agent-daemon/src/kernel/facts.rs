@@ -46,6 +46,7 @@ pub(super) fn facts(host: &Host, btf: &Btf) -> Kernel {
         bpf_verdict,
         setattr_dentry,
         sends_pages: u32::from(host.version < (6, 5)),
+        types_tasks: u32::from(host.version >= (5, 11)),
         namespace_calls: [sys::SYS_clone, sys::SYS_clone3, sys::SYS_unshare, sys::SYS_setns]
             .map(number),
         mount_calls: [

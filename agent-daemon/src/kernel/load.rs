@@ -26,7 +26,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AMBIT_BPF_OBJECT"));
 
 /// What every map is called, in the object and in the pin folder.
-pub(super) const MAPS: [&str; 27] = [
+pub(super) const MAPS: [&str; 29] = [
     "CONFIG",
     "AGENTS",
     "CGROUPS",
@@ -46,6 +46,8 @@ pub(super) const MAPS: [&str; 27] = [
     "SERVERS",
     "FREE_PORTS",
     "MEMOS",
+    "BYSTANDERS",
+    "BINDINGS",
     "ACCEPTED",
     "GUARDED",
     "CONTENTS",

@@ -6,9 +6,9 @@ use std::{
 };
 
 use agent_ebpf::{
-    Agent, Config, Content, HostName, JoinKey, Lane, NameKey, NamedKey, ObjectCell, ObjectKey,
-    Pair, PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, SERVERS_PER_AGENT,
-    ServerKey, Stream, Task,
+    Agent, BOUND_BY_DAEMON, Config, Content, HostName, JoinKey, Lane, NameKey, NamedKey,
+    ObjectCell, ObjectKey, Pair, PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey,
+    SERVERS_PER_AGENT, ServerKey, Stream, Task,
 };
 use aya::{
     Pod,
@@ -82,6 +82,7 @@ pub struct Tables {
     config: Array<MapData, Config>,
     agents: HashMap<MapData, u32, Agent>,
     cgroups: HashMap<MapData, u64, u32>,
+    bindings: Array<MapData, u64>,
     tasks: HashMap<MapData, u32, Task>,
     strays: HashMap<MapData, u32, u32>,
     places: HashOfMaps<MapData, u32, Places>,
@@ -109,6 +110,7 @@ impl Tables {
             config: config_of(open_map(maps, "CONFIG")?)?,
             agents: HashMap::try_from(open_map(maps, "AGENTS")?).map_err(failed("AGENTS"))?,
             cgroups: HashMap::try_from(open_map(maps, "CGROUPS")?).map_err(failed("CGROUPS"))?,
+            bindings: Array::try_from(open_map(maps, "BINDINGS")?).map_err(failed("BINDINGS"))?,
             tasks: HashMap::try_from(open_map(maps, "TASKS")?).map_err(failed("TASKS"))?,
             strays: HashMap::try_from(open_map(maps, "STRAYS")?).map_err(failed("STRAYS"))?,
             places: HashOfMaps::try_from(open_map(maps, "PLACES")?).map_err(failed("PLACES"))?,
@@ -389,8 +391,9 @@ impl Tables {
     pub fn bind(&mut self, cgroup: u64, level: u32, agent: u32) -> Result<(), TableError> {
         self.cgroups.insert(cgroup, agent, 0).map_err(failed("CGROUPS"))?;
         let mut config = self.config()?;
-        config.levels |= 1 << level;
-        self.set_config(&config)
+        config.levels |= Config::level(level);
+        self.set_config(&config)?;
+        self.bound()
     }
 
     /// Lets a cgroup go. Levels are never taken back: they only save time.
@@ -423,7 +426,14 @@ impl Tables {
 
     /// Makes a process an agent's, as the hooks would at its next action.
     pub fn enrol(&mut self, tgid: u32, task: &Task) -> Result<(), TableError> {
-        self.tasks.insert(tgid, task, 0).map_err(failed("TASKS"))
+        self.tasks.insert(tgid, task, 0).map_err(failed("TASKS"))?;
+        self.bound()
+    }
+
+    /// Makes void what the hooks know of bystanders.
+    fn bound(&mut self) -> Result<(), TableError> {
+        let bound = self.bindings.get(&BOUND_BY_DAEMON, 0).map_err(failed("BINDINGS"))?;
+        self.bindings.set(BOUND_BY_DAEMON, bound.wrapping_add(1), 0).map_err(failed("BINDINGS"))
     }
 
     /// Forgets a process that is no more.

@@ -101,6 +101,10 @@ offsets! {
     task_cgroups = "task_struct", "cgroups";
     /// The cgroup2 group of a set.
     css_set_group = "css_set", "dfl_cgrp";
+    /// The node of a group in its file system.
+    cgroup_node = "cgroup", "kn";
+    /// A node's id, which no other node ever has.
+    kernfs_id = "kernfs_node", "id";
     /// How deep a group is.
     cgroup_level = "cgroup", "level";
     /// Ids of a group's ancestors; before 6.1, when tracing programs had no helper that asks for one.
@@ -200,6 +204,8 @@ pub struct Kernel {
     pub setattr_dentry: u32,
     /// 1 where `sendfile` and `splice` pass pages to a socket as no message: before 6.5.
     pub sends_pages: u32,
+    /// 1 where programs may know the current task by its type: from 5.11.
+    pub types_tasks: u32,
     /// The numbers of `clone`, `clone3`, `unshare` and `setns`.
     pub namespace_calls: [u32; 4],
     /// The numbers of the system calls that change mounts.

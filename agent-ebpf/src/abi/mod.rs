@@ -50,6 +50,11 @@ pub const ARGV_MAX: usize = 4096;
 /// another.
 pub const SLOTS_PER_CPU: u32 = 8;
 
+/// The element of map `BINDINGS` in which the hooks count.
+pub const BOUND_BY_HOOKS: u32 = 0;
+/// The one in which the daemon does.
+pub const BOUND_BY_DAEMON: u32 = 1;
+
 /// Deepest cgroup level (root is 0) at which an agent may be bound.
 pub const MAX_CGROUP_LEVEL: u32 = 31;
 

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Action, KINDS, Privilege, RuleId, SocketKind};
+use super::{Action, KINDS, MAX_CGROUP_LEVEL, Privilege, RuleId, SocketKind};
 
 codes! {
     /// Which kind of entity, under which action, a place is judged as: Cedar's resource type and
@@ -539,7 +539,7 @@ pub struct PeerCell {
 )]
 #[repr(C)]
 pub struct Config {
-    /// Bit n is set when some agent is bound to a cgroup at level n; 0 means no agent at all.
+    /// The [`Config::level`]s at which agents are bound to cgroups; 0 means no agent at all.
     pub levels: u64,
     /// First secret of [`crate::PathHash`].
     pub hash_seed: u64,
@@ -555,6 +555,30 @@ pub struct Config {
     pub abi: u32,
     /// 1 once a policy set asked for the content of programs: what is known of them is kept up only then.
     pub contents: u32,
+}
+
+impl Config {
+    /// The bit of a cgroup level in [`Config::levels`]: the deeper, the lower.
+    #[must_use]
+    pub const fn level(level: u32) -> u64 {
+        1 << MAX_CGROUP_LEVEL.saturating_sub(level)
+    }
+
+    /// The deepest of some levels, and the others; meaningless when there are none. Without a branch, each of which
+    /// the verifier would follow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn deepest(levels: u64) -> (u32, u64) {
+        /// Which bit it is, by the upper five bits of its product with a de Bruijn sequence.
+        static PLACES: [u8; 32] = [
+            0, 1, 28, 2, 29, 14, 24, 3, 30, 22, 20, 15, 25, 17, 4, 8, 31, 27, 13, 23, 21, 19, 16,
+            7, 26, 12, 18, 6, 11, 5, 10, 9,
+        ];
+        let lowest = levels & levels.wrapping_neg();
+        let product = (lowest as u32).wrapping_mul(0x077c_b531);
+        let place = PLACES[(product >> 27) as usize & 31];
+        (MAX_CGROUP_LEVEL.wrapping_sub(place as u32), levels ^ lowest)
+    }
 }
 
 /// An agent as the kernel knows it; value of map `AGENTS`, keyed by the agent's number.

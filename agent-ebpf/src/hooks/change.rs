@@ -52,7 +52,7 @@ pub fn remove(ctx: &LsmContext, hook: Hook) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let (dir, spot) = named(ctx.arg(0), ctx.arg(1));
     let object = Object::of(inode_of(spot.dentry));
     let guard = guarded(dir, GUARD_CHILDREN) || guarded(object.inode, GUARD_SELF);
@@ -66,7 +66,7 @@ pub fn make(ctx: &LsmContext, hook: Hook) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let (dir, spot) = named(ctx.arg(0), ctx.arg(1));
     let object = Object { inode: 0, is_dir: matches!(hook, Hook::PathMkdir) };
     judge(&actor, hook, &spot, &object, guarded(dir, GUARD_CHILDREN), true)
@@ -80,7 +80,7 @@ pub fn make_node(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let (dir, spot) = named(ctx.arg(0), ctx.arg(1));
     let object = Object { inode: 0, is_dir: false };
     let guard = guarded(dir, GUARD_CHILDREN);
@@ -99,7 +99,7 @@ pub fn truncate(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     if is_opening() {
         return 0;
     }
@@ -113,7 +113,7 @@ pub fn chmod(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     alter(&actor, Hook::PathChmod, &Spot::of_path(ctx.arg(0)))
 }
 
@@ -124,7 +124,7 @@ pub fn chown(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     alter(&actor, Hook::PathChown, &Spot::of_path(ctx.arg(0)))
 }
 
@@ -148,7 +148,7 @@ pub fn times(ctx: &LsmContext) -> i32 {
     if prior as i32 != 0 {
         return prior as i32;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let valid: u32 = path::read(change, &offsets().iattr_valid);
     if valid & (ATTR_TIMES_SET | ATTR_TOUCH) == 0 {
         return 0;
@@ -162,7 +162,7 @@ pub fn attribute(ctx: &LsmContext, hook: Hook, prior: i32) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let dentry: *const u8 = ctx.arg(1);
     unnamed(&actor, hook, dentry as u64)
 }
@@ -207,7 +207,7 @@ pub fn link(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let (dir, new) = named(ctx.arg(1), ctx.arg(2));
     let old: *const u8 = ctx.arg(0);
     let old = Spot { mount: new.mount, dentry: old as u64 };
@@ -226,7 +226,7 @@ pub fn rename(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let (old_dir, old) = named(ctx.arg(0), ctx.arg(1));
     let (new_dir, new) = named(ctx.arg(2), ctx.arg(3));
     let flags: u32 = ctx.arg(4);

@@ -20,7 +20,7 @@ pub fn check(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else {
+    let Some(actor) = identity::acting() else {
         return 0;
     };
     let bprm: *const u8 = ctx.arg(0);
@@ -41,7 +41,7 @@ pub fn check(ctx: &LsmContext) -> i32 {
 /// `sched_process_exec(task, old_pid, bprm)`: the program is loaded, its arguments are on its stack.
 #[inline(always)]
 pub fn done(ctx: &BtfTracePointContext) -> i32 {
-    let Some(actor) = identity::current() else {
+    let Some(actor) = identity::acting() else {
         return 0;
     };
     let Some(record) = EXEC_SCRATCH.get_ptr_mut(0) else {

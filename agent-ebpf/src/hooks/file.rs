@@ -116,7 +116,7 @@ pub fn open(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else {
+    let Some(actor) = identity::acting() else {
         return 0;
     };
     let file: *const u8 = ctx.arg(0);
@@ -147,7 +147,7 @@ pub fn receive(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let file: u64 = ctx.arg(0);
     let mode: u32 = path::read(file, &offsets().file_mode);
     let reads = mode & (FMODE_READ | FMODE_PATH) != 0;
@@ -219,7 +219,7 @@ fn data(file: u64, reads: bool, writes: bool, hook: Hook) -> i32 {
     if file == 0 || !reads && !writes {
         return 0;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let held = Held::read(file);
     if held.inode == 0 {
         return 0; // memory without a file, where the verifier took the first look for needless
@@ -231,7 +231,7 @@ fn data(file: u64, reads: bool, writes: bool, hook: Hook) -> i32 {
 /// has, which is memory without one, a device's (`/dev/zero`), and a file's in pages of the process's own.
 #[inline(always)]
 fn code(file: u64, own_pages: bool, hook: Hook) -> i32 {
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let is_file = || {
         let inode: u64 = path::read(file, &offsets().file_inode);
         path::read::<u16>(inode, &offsets().inode_mode) & S_IFMT == S_IFREG

@@ -28,7 +28,7 @@ struct ExitRecord {
 /// `sched_process_fork(parent, child)`, before the child first runs: it belongs to its parent's agent.
 #[inline(always)]
 pub fn fork(ctx: &BtfTracePointContext) -> i32 {
-    let Some(actor) = identity::current() else {
+    let Some(actor) = identity::acting() else {
         return 0;
     };
     let child: *const u8 = ctx.arg(1);

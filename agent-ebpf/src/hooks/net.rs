@@ -271,7 +271,7 @@ pub fn socket_connect(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else {
+    let Some(actor) = identity::acting() else {
         return 0;
     };
     send::connects(ctx.arg(0));
@@ -312,7 +312,7 @@ pub fn listen(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else {
+    let Some(actor) = identity::acting() else {
         return 0;
     };
     let (peer, decision) = match local(ctx) {

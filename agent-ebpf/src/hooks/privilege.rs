@@ -139,7 +139,7 @@ pub fn bpf(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else {
+    let Some(actor) = identity::acting() else {
         return 0;
     };
     let command: u32 = ctx.arg(0);
@@ -219,7 +219,7 @@ pub fn ptrace(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let (task, mode): (u64, u32) = (ctx.arg(0), ctx.arg(1));
     if mode & PTRACE_MODE_NOAUDIT != 0 {
         // What `/proc/PID/stat` shows depends on it, and a `ps` asks it of every process: not told.
@@ -245,7 +245,7 @@ pub fn signal(ctx: &LsmContext) -> i32 {
     if signal == 0 {
         return 0; // it only asks whether the process exists
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let hook = Hook::TaskKill;
     on(&actor, task, Asked { privilege: Privilege::Signal, hook, detail: signal, target: 0 })
 }
@@ -256,7 +256,7 @@ pub fn mount(_: &LsmContext, prior: i32, hook: Hook) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     judge(&actor, &Asked { privilege: Privilege::Mount, hook, detail: 0, target: 0 })
 }
 
@@ -267,7 +267,7 @@ pub fn user_namespace(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let hook = Hook::UsernsCreate;
     judge(&actor, &Asked { privilege: Privilege::Namespace, hook, detail: 0, target: 0 })
 }
@@ -295,7 +295,7 @@ pub fn capable(ctx: &LsmContext) -> i32 {
     if !judged || options & CAP_OPT_NOAUDIT != 0 {
         return 0;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let (cred, namespace): (u64, u64) = (ctx.arg(0), ctx.arg(1));
     // SAFETY: a plain helper call.
     let task = unsafe { bpf_get_current_task_btf() };
@@ -345,7 +345,7 @@ pub fn creds_from_file(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let bprm: u64 = ctx.arg(0);
     if gains(bprm) == Some(false) {
         return 0;

@@ -33,7 +33,7 @@ const SOCK_STREAM: u16 = 1;
 /// LSM `sock_graft(sk, parent)`: a connection that was accepted.
 #[inline(always)]
 pub fn accepted(ctx: &LsmContext) -> i32 {
-    if let Some(actor) = identity::current() {
+    if let Some(actor) = identity::acting() {
         let sock: *mut u8 = ctx.arg(0);
         let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
         // SAFETY: the hook's socket, and its mark of one word. Without memory there is no mark, and the

@@ -34,7 +34,7 @@ pub fn create(ctx: &LsmContext) -> i32 {
     if by_kernel != 0 {
         return 0; // no process asked for it
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let Some(kind) = SocketKind::asked(family, socket_type, protocol) else { return 0 };
     let body = SocketBody { kind: kind as u32, family, socket_type, protocol };
     let internet = family == AF_INET || family == AF_INET6;

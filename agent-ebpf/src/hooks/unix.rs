@@ -31,7 +31,7 @@ pub fn connect(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     reach(&actor, ctx.arg(1), Hook::UnixStreamConnect, true)
 }
 
@@ -43,7 +43,7 @@ pub fn may_send(ctx: &LsmContext) -> i32 {
     if prior != 0 {
         return prior;
     }
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let (own, other): (u64, u64) = (ctx.arg(0), ctx.arg(1));
     let other: u64 = read(other, &offsets().socket_sock).unwrap_or(0);
     let own: u64 = read(own, &offsets().socket_sock).unwrap_or(0);
@@ -59,7 +59,7 @@ pub fn bind(ctx: &LsmContext) -> i32 {
         return prior;
     }
     let (address, len): (u64, u32) = (ctx.arg(1), ctx.arg(2));
-    let Some(actor) = identity::current() else { return 0 };
+    let Some(actor) = identity::acting() else { return 0 };
     let Some(target) = abstract_address(address, len) else { return 0 };
     judge(&actor, &target, Action::Bind, Hook::SocketBind, true)
 }

@@ -1,5 +1,6 @@
 //! Identity sticks: a process belongs to its agent from its enrolment to its end.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -81,6 +82,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("chroot_does_not_forge_a_permitted_name", || shared(chroot)).in_subset(),
         case("two_agents_with_opposite_policies_at_once", || shared(opposite)).in_subset(),
         case("a_configured_cgroup_makes_an_agent", configured_cgroup).alone(),
+        case("a_bystander_that_was_seen_is_judged_once_its_cgroup_is_bound", bystander_no_more)
+            .alone()
+            .in_subset(),
         case("a_process_beyond_the_table_may_do_nothing", beyond_the_table).alone().in_subset(),
         case("a_configured_unit_makes_an_agent", configured_unit).alone(),
         case("stop_ends_the_whole_tree", || shared(stop_ends_the_tree)),
@@ -371,6 +375,52 @@ fn configured_cgroup() -> Result<()> {
         })?;
         events.wait("the audit of the other", |event| {
             event.agent() == "watched" && event.verdict() == 3 && event.path() == path
+        })?;
+        Ok(())
+    })
+}
+
+/// A process that was nobody's, and was seen as such, is judged from the moment at which its cgroup is bound.
+fn bystander_no_more() -> Result<()> {
+    let settings =
+        Settings { more: agent_table("other", "cell-other", "enforce"), ..Settings::default() };
+    fresh(settings, |world| {
+        let base = ground("no-more")?;
+        let path = file(&base.join("file"), "text")?;
+        let gate = base.join("gate");
+        let gate_path = gate.display().to_string();
+        world.policy("base", &with_base(""))?;
+        for cell in ["cell-other", "cell-late"] {
+            make_folder(&world.attach.join(cell))?;
+        }
+        world.start()?;
+        is_known(world, "other")?;
+        let read = ["open-read", path.as_str()];
+        let steps =
+            [&read[..], &["then"], &read, &["then", "await", &gate_path, "then"], &read].concat();
+        let late = world.attach.join("cell-late");
+        let command = crate::actor::entering(&late, USER, &steps);
+        let limit = world.stage.patience(Duration::from_secs(60));
+        let running = crate::actor::Running::start(command, limit)?;
+        // So that it has been seen.
+        std::thread::sleep(world.stage.patience(Duration::from_millis(200)));
+        let both = agent_table("other", "cell-other", "enforce")
+            + &agent_table("late", "cell-late", "enforce");
+        world.configure(&both)?;
+        world.reload()?;
+        is_known(world, "late")?;
+        let events = world.events();
+        fs::write(&gate, "")?;
+        let output = running.finish()?;
+        let errnos: Vec<_> = output
+            .steps()
+            .iter()
+            .filter(|told| told["step"].as_str().is_some_and(|step| step.starts_with("open-read")))
+            .map(|told| told["errno"].as_i64().unwrap_or(-1))
+            .collect();
+        ensure!(errnos == [0, 0, EPERM], "its opens ended with {errnos:?}: {}", output.whole());
+        events.wait("the denial", |event| {
+            event.agent() == "late" && event.verdict() == DENIED && event.path() == path
         })?;
         Ok(())
     })
