@@ -302,6 +302,12 @@ impl PathWalk {
     /// What it comes to for one facet, at the end.
     #[inline(always)]
     pub fn decide(&self, facet: Facet, reach: &impl Reach) -> Decision {
+        self.found(facet, reach).decide(facet, reach)
+    }
+
+    /// What it comes to for one facet, but for the content.
+    #[inline(always)]
+    pub fn found(&self, facet: Facet, reach: &impl Reach) -> Found {
         let index = facet as usize & (FACETS - 1);
         let mut found = self.found[index].and(self.nearest[index]);
         let mut classes = [self.path_class, self.class, 0];
@@ -318,27 +324,57 @@ impl PathWalk {
         {
             found = found.and(*joined);
         }
-        if self.path_class & PlaceCell::BY_CONTENT != 0 && matches!(facet, Facet::ExecProgram) {
-            return by_content(found, classes, reach);
+        Found { found, classes }
+    }
+}
+
+/// What a [`PathWalk`] came to for one facet, but for the content.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Found {
+    found: Pair,
+    /// Its classes by path, suffix and pattern.
+    classes: [u32; 3],
+}
+
+impl Found {
+    /// What it comes to with the content.
+    #[inline(always)]
+    pub fn decide(self, facet: Facet, reach: &impl Reach) -> Decision {
+        if self.classes[0] & PlaceCell::BY_CONTENT != 0 && matches!(facet, Facet::ExecProgram) {
+            return by_content(self, reach);
         }
-        Decision::of(found)
+        Decision::of(self.found)
+    }
+
+    /// What it comes to where the content decides, which is this one. Only of what came to
+    /// [`Reason::HashUnknown`].
+    #[inline(always)]
+    pub fn decide_content(self, content: &PlaceKey, reach: &impl Reach) -> Decision {
+        let exec = Facet::ExecProgram as u32;
+        let said = |mark: u32| reach.join(&JoinKey { facet: exec | mark, classes: self.classes });
+        let class = reach.place(content).map_or(0, |cell| cell.class);
+        let named = said(JoinKey::content(class));
+        let named = if named.is_some() { named } else { said(JoinKey::content(0)) };
+        match named {
+            Some(named) => Decision::of(self.found.and(*named)),
+            // There is always one for every other content: the set is gone.
+            None => Decision::because(Reason::HashUnknown),
+        }
     }
 }
 
 /// What it comes to for a program of these classes where rules may ask for its content. What nobody knows
 /// is only asked for where it can make a difference.
 #[inline(always)]
-fn by_content(found: Pair, classes: [u32; 3], reach: &impl Reach) -> Decision {
-    let exec = Facet::ExecProgram as u32;
-    let said = |mark: u32| reach.join(&JoinKey { facet: exec | mark, classes });
-    let Some(possible) = said(JoinKey::CONTENTS) else {
+fn by_content(here: Found, reach: &impl Reach) -> Decision {
+    let Found { found, classes } = here;
+    let facet = Facet::ExecProgram as u32 | JoinKey::CONTENTS;
+    let Some(possible) = reach.join(&JoinKey { facet, classes }) else {
         return Decision::of(found);
     };
     if let Some(key) = reach.content() {
-        let class = reach.place(&key).map_or(0, |cell| cell.class);
-        let named = said(JoinKey::content(class));
-        let named = if named.is_some() { named } else { said(JoinKey::content(0)) };
-        return Decision::of(named.map_or(found, |named| found.and(*named)));
+        return here.decide_content(&key, reach);
     }
     let is_forbidden = found.forbid != RULE_NONE;
     let is_permitted = found.permit != RULE_NONE;

@@ -17,7 +17,9 @@ use aya_ebpf::{
     macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
     programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
 };
-use hooks::{change, exec, file, held, lifecycle, names, net, privilege, send, socket, unix};
+use hooks::{
+    change, content, exec, file, held, lifecycle, names, net, privilege, send, socket, unix,
+};
 
 #[lsm(hook = "file_open")]
 fn file_open(ctx: LsmContext) -> i32 {
@@ -41,7 +43,12 @@ fn file_truncate(ctx: LsmContext) -> i32 {
 
 #[lsm(hook = "mmap_file")]
 fn mmap_file(ctx: LsmContext) -> i32 {
-    file::map(&ctx)
+    file::map(&ctx, false)
+}
+
+#[lsm(hook = "mmap_file", sleepable)]
+fn mmap_file_ima(ctx: LsmContext) -> i32 {
+    file::map(&ctx, true)
 }
 
 #[lsm(hook = "file_mprotect")]
@@ -51,7 +58,17 @@ fn file_mprotect(ctx: LsmContext) -> i32 {
 
 #[lsm(hook = "bprm_check_security")]
 fn bprm_check(ctx: LsmContext) -> i32 {
-    exec::check(&ctx)
+    exec::check(&ctx, false)
+}
+
+#[lsm(hook = "bprm_check_security", sleepable)]
+fn bprm_check_ima(ctx: LsmContext) -> i32 {
+    exec::check(&ctx, true)
+}
+
+#[lsm(hook = "file_lock", sleepable)]
+fn try_ima(ctx: LsmContext) -> i32 {
+    content::try_ima(&ctx)
 }
 
 #[lsm(hook = "socket_connect")]

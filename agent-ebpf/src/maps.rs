@@ -4,10 +4,10 @@
 //! it loads them.
 
 use agent_ebpf::{
-    ARGV_MAX, Action, Agent, Config, Content, Decision, ExecBody, FACETS, FileBody, Header,
+    ARGV_MAX, Action, Agent, Config, Content, Decision, ExecBody, FACETS, FileBody, Found, Header,
     HostName, JoinKey, NameKey, NamedKey, ObjectCell, ObjectKey, PATH_MAX, Pair, PathWalk,
     PatternRow, PeerCell, PeerKey, PeerNames, PlaceCell, PlaceKey, RuleId, SLOTS_PER_CPU,
-    ServerKey, Stream, Task,
+    ServerKey, Stream, Task, Trial,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -213,6 +213,11 @@ pub static GUARDED: HashMap<ObjectKey, u32, 65536, NO_PREALLOC> = HashMap::new()
 #[btf_map]
 pub static CONTENTS: HashMap<ObjectKey, Content, 65536, NO_PREALLOC> = HashMap::new();
 
+/// Whether IMA gives digests here. Written by the daemon before it loads anything else, and by the program that it
+/// tries; not pinned.
+#[btf_map]
+pub static TRIAL: Array<Trial, 1> = Array::new();
+
 /// What was denied, or would have been. Written by the hooks, read by the daemon.
 #[btf_map]
 pub static DENIED: RingBuf<u8, { 1 << 20 }> = RingBuf::new();
@@ -247,6 +252,8 @@ pub struct Scratch {
     /// What its ends come to so far.
     pub action: Action,
     pub decision: Decision,
+    /// What the walk came to, where IMA may be asked for the content.
+    pub found: Found,
     /// The names met on the way up, written from the end.
     pub names: [u8; PATH_MAX + NAME_ROOM],
     /// The other path of a change that has two.

@@ -363,6 +363,15 @@ impl World {
         Ok(self.enforced_by("read")?.contains("lsm"))
     }
 
+    /// Whether the hooks ask the kernel's IMA for what programs contain; where they do not, that is said.
+    pub fn has_ima(&self) -> Result<bool> {
+        match &self.doctor()?["no_ima"] {
+            Value::Null => Ok(true),
+            Value::String(why) if !why.is_empty() => Ok(false),
+            other => bail!("`ambit doctor` says no reason why IMA is not asked, but {other}"),
+        }
+    }
+
     /// The actor as no agent's process, in a cgroup beneath the place of attachment.
     pub fn bystander(&self, steps: &[&str]) -> Result<Output> {
         self.in_cgroup(&self.attach.join("bystanders"), USER, steps)

@@ -18,6 +18,8 @@ pub struct Report {
     pub adopted: bool,
     /// Why LSM programs do not judge files, where they do not.
     pub no_lsm: Option<String>,
+    /// Why the kernel's IMA is not asked for the content of programs, where it is not.
+    pub no_ima: Option<String>,
     /// Per kind of action.
     pub actions: Vec<Row>,
     /// Every program.
@@ -78,6 +80,7 @@ struct FactCoverage {
     kernel: String,
     files: Option<String>,
     no_lsm: Option<String>,
+    no_ima: Option<String>,
     programs: Vec<FactProgram>,
     adopted: bool,
 }
@@ -90,18 +93,24 @@ struct FactProgram {
 }
 
 /// Programs by what they contain, where a policy asks for it.
-fn contents(files: Option<&str>, no_lsm: &str) -> Row {
+fn contents(files: Option<&str>, no_lsm: &str, no_ima: Option<&str>) -> Row {
     let by = files.map(|files| match files {
         "lsm" => "lsm/bprm_check_security, lsm/file_open, lsm/mmap_file".to_owned(),
         other => other.to_owned(),
     });
-    let why = match &by {
-        Some(_) => {
+    let why = match (&by, no_ima) {
+        (Some(_), None) => {
+            "a program whose content nobody knows yet is read by the kernel's IMA, as long as no IMA policy is \
+             loaded; on ext4, xfs, f2fs, tmpfs, ramfs, overlayfs, btrfs, squashfs and erofs, and denied on \
+             all others"
+                .to_owned()
+        }
+        (Some(_), Some(_)) => {
             "a program whose content nobody knows yet is denied, then read by the daemon, so that \
                     the next try is judged; on ext4, xfs and f2fs, and denied on all others"
                 .to_owned()
         }
-        None => no_lsm.to_owned(),
+        (None, _) => no_lsm.to_owned(),
     };
     Row { action: "programs by content".to_owned(), enforced_by: by.clone(), observed_by: by, why }
 }
@@ -310,7 +319,7 @@ impl Report {
                 },
             });
         }
-        actions.push(contents(coverage.files.as_deref(), &lsm_why));
+        actions.push(contents(coverage.files.as_deref(), &lsm_why, coverage.no_ima.as_deref()));
         actions.push(change(coverage.files.as_deref(), &lsm_why, refused));
         for (name, v4, v6) in [
             ("connect", Hook::Connect4, Hook::Connect6),
@@ -374,6 +383,7 @@ impl Report {
             running,
             adopted: coverage.adopted,
             no_lsm: coverage.no_lsm,
+            no_ima: coverage.no_ima,
             actions,
             programs,
             metrics,
@@ -404,6 +414,9 @@ impl Report {
         }
         if let Some(why) = &self.no_lsm {
             let _ = writeln!(text, "no lsm   {}", why.lines().next().unwrap_or_default());
+        }
+        if let Some(why) = self.no_ima.as_ref().filter(|why| self.no_lsm.as_ref() != Some(*why)) {
+            let _ = writeln!(text, "no ima   {}", why.lines().next().unwrap_or_default());
         }
         if let Some(ceiling) = &self.ceiling {
             let _ = writeln!(text, "ceiling  {ceiling}");

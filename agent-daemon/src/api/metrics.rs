@@ -290,6 +290,7 @@ mod tests {
             kernel: "6.12".to_owned(),
             files: None,
             no_lsm: None,
+            no_ima: None,
             programs: Vec::new(),
             adopted: false,
         };

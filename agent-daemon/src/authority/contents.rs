@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use agent_ebpf::{Config, Content, PathHash, PlaceKind, Version};
+use agent_ebpf::{Config, Content, FileSystem, PathHash, PlaceKind, Version};
 use nix::{
     fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
     sys::stat::Mode,
@@ -53,13 +53,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Different files that the log names.
 const NAMED: usize = 256;
 
-/// File systems on which every change of a file's bytes changes its change time, and on which device and inode
-/// number are no other object's (include/uapi/linux/magic.h). Not tmpfs: what is written through a mapping
-/// leaves no trace there. Not overlayfs: its inode does not follow the file beneath. Not btrfs: its
-/// subvolumes share a device and have the same inode numbers.
-const KEPT: [(nix::libc::__fsword_t, &str); 3] =
-    [(0xef53, "ext4"), (0x5846_5342, "xfs"), (0xf2f5_2010, "f2fs")];
-
 /// What came of reading a file; the names are a metric's label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
@@ -73,6 +66,8 @@ enum Outcome {
     Gone,
     /// Its content is not read, with the reason.
     Refused(String),
+    /// Nor is it here, where the hooks ask IMA whenever it is to run.
+    Unkept,
     /// It could not be read.
     Failed(String),
 }
@@ -83,7 +78,7 @@ impl Outcome {
             Self::Computed => "computed",
             Self::Young(_) | Self::Busy => "busy",
             Self::Gone => "gone",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Unkept => "refused",
             Self::Failed(_) => "failed",
         }
     }
@@ -242,7 +237,7 @@ impl Reader {
             let again = match &outcome {
                 Outcome::Young(left) => Some(*left),
                 Outcome::Busy => Some(AGAIN),
-                Outcome::Computed | Outcome::Gone => None,
+                Outcome::Computed | Outcome::Gone | Outcome::Unkept => None,
                 Outcome::Refused(why) | Outcome::Failed(why) => {
                     if self.named.len() < NAMED && self.named.insert(asked.path.clone()) {
                         let path = Path::new(OsStr::from_bytes(&asked.path)).display();
@@ -286,9 +281,10 @@ impl Reader {
     }
 
     fn read(&mut self, asked: &Asked) -> Outcome {
-        let own = || find("self", asked);
+        let with_ima = self.config.ima != 0;
+        let own = || find("self", asked, with_ima);
         let found = match asked.process {
-            Some(pid) => find(&pid.to_string(), asked).or_else(|_| own()),
+            Some(pid) => find(&pid.to_string(), asked, with_ima).or_else(|_| own()),
             None => own(),
         };
         let (file, object) = match found {
@@ -337,17 +333,28 @@ impl Reader {
     }
 }
 
-/// Why the content of a file is never known, if so.
-fn refusal(file: &File) -> io::Result<Option<String>> {
-    let kind = nix::sys::statfs::fstatfs(file)?.filesystem_type().0;
-    if !KEPT.iter().any(|(magic, _)| *magic == kind) {
-        let kept = KEPT.map(|(_, name)| name).join(", ");
-        return Ok(Some(format!(
-            "only on {kept} can it be told when a file is changed; move the program there"
-        )));
+/// The file system that a file is on, if its bytes are in this kernel's hands alone there.
+fn file_system(file: &File) -> io::Result<Option<FileSystem>> {
+    // The width of the number differs between machines; as the kernel has it, it is never negative.
+    let magic = nix::sys::statfs::fstatfs(file)?.filesystem_type().0 as u64;
+    Ok(FileSystem::of_magic(magic))
+}
+
+/// Why the content of a file is not kept, if so.
+fn refusal(file: &File, with_ima: bool) -> io::Result<Option<Outcome>> {
+    let file_system = file_system(file)?;
+    if !file_system.is_some_and(FileSystem::shows_changes) {
+        return Ok(Some(if with_ima && file_system.is_some() {
+            Outcome::Unkept
+        } else {
+            Outcome::Refused(
+                "only on ext4, xfs, f2fs can it be told when a file is changed; move the program there"
+                    .to_owned(),
+            )
+        }));
     }
     let is_large = file.metadata()?.len() > BYTES_MAX;
-    Ok(is_large.then(|| format!("it is larger than {} GiB", BYTES_MAX >> 30)))
+    Ok(is_large.then(|| Outcome::Refused(format!("it is larger than {} GiB", BYTES_MAX >> 30))))
 }
 
 /// The digest of what can be read from here on; `None` when it was stopped, or the file grew beyond bound.
@@ -372,14 +379,17 @@ fn digest(mut file: &File, stopping: impl Fn() -> bool) -> io::Result<Option<Dig
     }
 }
 
-/// The digest by which a program would be judged; the error says why it would stay unknown.
-pub fn content_of(path: &Path) -> Result<Digest, String> {
-    let read = || -> io::Result<Result<Digest, String>> {
+/// The digest by which a program would be judged, and whether it would be without IMA too; the error says why it would
+/// stay unknown.
+pub fn content_of(path: &Path) -> Result<(Digest, bool), String> {
+    let read = || -> io::Result<Result<(Digest, bool), String>> {
         let file = File::open(path)?;
-        if let Some(why) = refusal(&file)? {
-            return Ok(Err(why));
-        }
-        Ok(digest(&file, || false)?.ok_or_else(|| "it grows".to_owned()))
+        let is_kept = match refusal(&file, true)? {
+            Some(Outcome::Refused(why)) => return Ok(Err(why)),
+            refused => refused.is_none(),
+        };
+        let digest = digest(&file, || false)?;
+        Ok(digest.map(|digest| (digest, is_kept)).ok_or_else(|| "it grows".to_owned()))
     };
     read().unwrap_or_else(|error| Err(error.to_string()))
 }
@@ -388,7 +398,7 @@ pub fn content_of(path: &Path) -> Result<Digest, String> {
 type Found = (File, (u32, u64));
 
 /// Opens what was asked for in a process's view, or says why it is not read.
-fn find(process: &str, asked: &Asked) -> io::Result<Result<Found, Outcome>> {
+fn find(process: &str, asked: &Asked, with_ima: bool) -> io::Result<Result<Found, Outcome>> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let root = format!("/proc/{process}/root");
     let root = nix::fcntl::open(root.as_str(), flags | OFlag::O_DIRECTORY, Mode::empty())?;
@@ -404,8 +414,8 @@ fn find(process: &str, asked: &Asked) -> io::Result<Result<Found, Outcome>> {
     if !stat.is_file() {
         return Ok(Err(Outcome::Gone));
     }
-    if let Some(why) = refusal(&place)? {
-        return Ok(Err(Outcome::Refused(why)));
+    if let Some(refused) = refusal(&place, with_ima)? {
+        return Ok(Err(refused));
     }
     let Some(object) = mounts.key(&place, &stat) else {
         return Ok(Err(Outcome::Gone));
@@ -472,7 +482,7 @@ mod tests {
             due: Instant::now(),
             tries: 0,
         };
-        let (file, object) = match find("self", &asked(&program, None)).unwrap() {
+        let (file, object) = match find("self", &asked(&program, None), false).unwrap() {
             Ok(found) => found,
             // Where the build lies on another file system, that is said.
             Err(outcome) => {
@@ -482,12 +492,12 @@ mod tests {
             }
         };
         assert_eq!(version(&file).unwrap().size, 3);
-        assert!(find("self", &asked(&program, Some(object))).unwrap().is_ok());
+        assert!(find("self", &asked(&program, Some(object)), false).unwrap().is_ok());
         let other = (object.0, object.1 + 1);
-        let gone = find("self", &asked(&program, Some(other))).unwrap();
+        let gone = find("self", &asked(&program, Some(other)), false).unwrap();
         assert_eq!(gone.err(), Some(Outcome::Gone));
-        assert!(find("self", &asked(&link, None)).is_err());
-        assert_eq!(find("self", &asked(&folder, None)).unwrap().err(), Some(Outcome::Gone));
+        assert!(find("self", &asked(&link, None), false).is_err());
+        assert_eq!(find("self", &asked(&folder, None), false).unwrap().err(), Some(Outcome::Gone));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

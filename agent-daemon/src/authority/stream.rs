@@ -12,7 +12,8 @@ use std::{
 };
 
 use agent_ebpf::{
-    Action, Header, Lane, NamedKey, PeerBody, Privilege, Reason, SocketKind, Verdict,
+    Action, FileBody, Header, Kind, Lane, NamedKey, PeerBody, Privilege, Reason, SocketKind,
+    Verdict,
 };
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -336,11 +337,14 @@ fn report(way: &mut Way, result: Result<(), SinkError>) {
     }
 }
 
-/// Has the programs read that were denied, or would have been, because nobody knows what they contain.
+/// Has the programs read that were denied, or would have been, because nobody knows what they contain; and those that
+/// IMA read, so that it need not again.
 fn learn(contents: &Contents, batch: &Batch) {
     for bytes in batch.records() {
-        let header = Header::read_from_prefix(bytes).ok();
-        if header.is_some_and(|(header, _)| header.reason == Reason::HashUnknown as u8)
+        let Ok((header, rest)) = Header::read_from_prefix(bytes) else { continue };
+        let is_unread = header.kind == Kind::File as u8
+            && FileBody::read_from_prefix(rest).is_ok_and(|(body, _)| body.is_unread != 0);
+        if (is_unread || header.reason == Reason::HashUnknown as u8)
             && let Ok(record) = decode(bytes)
             && let Body::File { body, path, .. } = record.body
         {

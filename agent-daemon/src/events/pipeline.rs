@@ -307,6 +307,9 @@ impl Pipeline {
                 }
                 // A library that becomes code is no launch.
                 let is_mapped = sees(record.hook) == Sees::File(Operation::Map);
+                if is_mapped && record.verdict == Verdict::Allowed && body.is_unread != 0 {
+                    return false;
+                }
                 if record.action != Action::Exec || is_mapped {
                     self.count(header, record.action, record.verdict);
                     let story = story(&self.processes, record, actor, names);

@@ -18,7 +18,8 @@ use super::{
     btf::{Btf, BtfError},
     facts,
     host::{self, Host, HostError},
-    programs::{Attacher, Kind, PROGRAMS, explain, verified},
+    ima,
+    programs::{Attacher, Kind, PROGRAMS, asking, explain, verified},
     tables::{TableError, Tables},
 };
 
@@ -181,6 +182,8 @@ pub struct Coverage {
     pub files: Option<Backend>,
     /// Why files are not judged by LSM programs, when they are not.
     pub no_lsm: Option<String>,
+    /// Why the hooks do not ask IMA for the content of a program that nobody has read, when they do not.
+    pub no_ima: Option<String>,
     /// Every program.
     pub programs: Vec<Attached>,
     /// True when the programs were found pinned and taken over.
@@ -240,8 +243,9 @@ pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
     let btf = Btf::of_kernel()?;
     let aya_btf = aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
     let mut ebpf = object(host, settings, &btf, &aya_btf, None)?;
-    let attacher = Attacher { host, settings, btf: &aya_btf, links: &settings.pins };
     let mut no_lsm = why_no_lsm(host, settings);
+    let ima = ima_of(host, &mut ebpf, &aya_btf, no_lsm.as_deref());
+    let mut attacher = Attacher { host, settings, btf: &aya_btf, links: &settings.pins, ima };
     let mut programs = Vec::new();
     for (name, hook, kind) in &PROGRAMS {
         let outcome = match (kind, &no_lsm) {
@@ -264,7 +268,40 @@ pub fn probe(host: &Host, settings: &Settings) -> Result<Coverage, LoadError> {
     } else {
         super::fanotify::available().is_ok().then_some(Backend::Fanotify)
     };
-    Ok(Coverage { kernel: host.release.clone(), files, no_lsm, programs, adopted: false })
+    let kernel = host.release.clone();
+    let mut coverage = Coverage { kernel, files, no_lsm, no_ima: None, programs, adopted: false };
+    settle_ima(&mut coverage, attacher.ima);
+    Ok(coverage)
+}
+
+/// Whether IMA may be asked for contents, and where its flag is.
+fn ima_of(
+    host: &Host,
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    no_lsm: Option<&str>,
+) -> Result<u64, String> {
+    match no_lsm {
+        Some(why) => Err(why.to_owned()),
+        None => ima::try_out(host, ebpf, btf),
+    }
+}
+
+/// IMA is asked when a program is checked and when its parts are mapped, and then not when it is opened, so both of
+/// these have to be there. Returns where its flag is, or 0.
+fn settle_ima(coverage: &mut Coverage, ima: Result<u64, String>) -> u64 {
+    let missing = || {
+        let hook = agent_ebpf::Hook::MmapFile;
+        let is_there = coverage.files == Some(Backend::Lsm) && coverage.has(hook);
+        (!is_there).then(|| format!("{} is not there", hook.name()))
+    };
+    match ima.and_then(|flag| missing().map_or(Ok(flag), Err)) {
+        Ok(flag) => flag,
+        Err(why) => {
+            coverage.no_ima = Some(why);
+            0
+        }
+    }
 }
 
 fn why_no_lsm(host: &Host, settings: &Settings) -> Option<String> {
@@ -349,12 +386,14 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
         zero: 0,
         abi: ABI_VERSION,
         contents: 0,
+        ima: 0,
     };
     tables.set_config(&config)?;
 
-    let attacher = Attacher { host, settings, btf: &aya_btf, links: &links };
     let mut programs = Vec::new();
     let mut no_lsm = why_no_lsm(host, settings);
+    let ima = ima_of(host, &mut ebpf, &aya_btf, no_lsm.as_deref());
+    let mut attacher = Attacher { host, settings, btf: &aya_btf, links: &links, ima };
     for (name, hook, kind) in &PROGRAMS {
         let is_lsm = matches!(kind, Kind::Lsm(_));
         if is_lsm && let Some(why) = &no_lsm {
@@ -390,12 +429,15 @@ fn fresh(host: &Host, settings: &Settings, build: &str) -> Result<Loaded, LoadEr
             }
         }
     }
+    let kernel = host.release.clone();
+    let mut coverage =
+        Coverage { kernel, files: None, no_lsm, no_ima: None, programs, adopted: false };
+    settle_files(&mut coverage, &links);
+    let config = Config { ima: settle_ima(&mut coverage, attacher.ima), ..config };
+    tables.set_config(&config)?;
     // Complete from here on: the next start may adopt it.
     let done = settings.pins.join(build);
     fs::create_dir(&done).map_err(|source| LoadError::Io { path: done, source })?;
-    let mut coverage =
-        Coverage { kernel: host.release.clone(), files: None, no_lsm, programs, adopted: false };
-    settle_files(&mut coverage, &links);
     Ok(Loaded { tables, coverage, config })
 }
 
@@ -420,8 +462,12 @@ fn settle_files(coverage: &mut Coverage, links: &Path) {
 }
 
 fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
-    let tables = Tables::open(&settings.pins.join("maps"))?;
+    let mut tables = Tables::open(&settings.pins.join("maps"))?;
     let config = tables.config()?;
+    let mut ima = match config.ima {
+        0 => Err("it could not be asked when the programs were put there".to_owned()),
+        flag => Ok(flag),
+    };
     let links = settings.pins.join("links");
     let mut no_lsm = why_no_lsm(host, settings);
     let mut refused = BTreeMap::new();
@@ -432,7 +478,7 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
         let aya_btf =
             aya::Btf::from_sys_fs().map_err(|error| LoadError::Offsets(error.to_string()))?;
         let mut ebpf = object(host, settings, &btf, &aya_btf, Some(&settings.pins.join("maps")))?;
-        let attacher = Attacher { host, settings, btf: &aya_btf, links: &links };
+        let mut attacher = Attacher { host, settings, btf: &aya_btf, links: &links, ima };
         for (name, hook, kind) in &PROGRAMS {
             if links.join(name).exists() {
                 continue;
@@ -460,6 +506,7 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
                 }
             }
         }
+        ima = attacher.ima;
     }
     let mut names = BTreeMap::new();
     for info in aya::programs::loaded_programs().filter_map(Result::ok) {
@@ -469,13 +516,20 @@ fn adopt(host: &Host, settings: &Settings) -> Result<Loaded, LoadError> {
         .iter()
         .map(|(name, hook, _)| Attached {
             hook: hook.name(),
-            verified_instructions: names.get(*name).copied().flatten(),
+            verified_instructions: asking(name)
+                .and_then(|asking| names.get(asking))
+                .or_else(|| names.get(*name))
+                .copied()
+                .flatten(),
             refused: refused.get(name).cloned(),
         })
         .collect();
     let kernel = host.release.clone();
-    let mut coverage = Coverage { kernel, files: None, no_lsm, programs, adopted: true };
+    let mut coverage =
+        Coverage { kernel, files: None, no_lsm, no_ima: None, programs, adopted: true };
     settle_files(&mut coverage, &links);
+    let config = Config { ima: settle_ima(&mut coverage, ima), ..config };
+    tables.set_config(&config)?;
     Ok(Loaded { tables, coverage, config })
 }
 

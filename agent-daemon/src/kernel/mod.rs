@@ -5,6 +5,7 @@ pub mod btf;
 mod facts;
 pub mod fanotify;
 pub mod host;
+mod ima;
 pub mod lease;
 pub mod load;
 mod memory;

@@ -94,6 +94,15 @@ pub(super) fn explain(host: &Host, error: &ProgramError) -> String {
     format!("refused by {}: {text}", host.release)
 }
 
+/// The program that takes the place of one of this name where IMA is asked for contents.
+pub(super) fn asking(name: &str) -> Option<&'static str> {
+    match name {
+        "bprm_check" => Some("bprm_check_ima"),
+        "mmap_file" => Some("mmap_file_ima"),
+        _ => None,
+    }
+}
+
 pub(super) fn verified(info: &ProgramInfo) -> Option<u32> {
     info.verified_instruction_count()
 }
@@ -104,11 +113,50 @@ pub(super) struct Attacher<'a> {
     pub(super) settings: &'a Settings,
     pub(super) btf: &'a aya::Btf,
     pub(super) links: &'a Path,
+    /// Where the kernel has its `ima_policy_flag`; or why IMA is not asked for contents.
+    pub(super) ima: Result<u64, String>,
 }
 
 impl Attacher<'_> {
     /// Has the verifier check one program; returns what it counted.
     pub(super) fn check(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &str,
+        kind: &Kind,
+    ) -> Result<Option<u32>, ProgramError> {
+        self.either(name, |own, name| own.check_one(ebpf, name, kind))
+    }
+
+    /// Checks, attaches and pins one program; returns what the verifier counted.
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &str,
+        kind: &Kind,
+    ) -> Result<Option<u32>, ProgramError> {
+        let pin = self.links.join(name);
+        self.either(name, |own, name| own.attach_one(ebpf, name, kind, &pin))
+    }
+
+    /// Does it with the program that asks IMA, if there is one; where that is refused, with the one that does not.
+    fn either<T>(
+        &mut self,
+        name: &str,
+        mut act: impl FnMut(&Self, &str) -> Result<T, ProgramError>,
+    ) -> Result<T, ProgramError> {
+        if self.ima.is_ok()
+            && let Some(asking) = asking(name)
+        {
+            match act(self, asking) {
+                Ok(done) => return Ok(done),
+                Err(error) => self.ima = Err(explain(self.host, &error)),
+            }
+        }
+        act(self, name)
+    }
+
+    fn check_one(
         &self,
         ebpf: &mut Ebpf,
         name: &str,
@@ -128,14 +176,14 @@ impl Attacher<'_> {
         Ok(program.info().ok().as_ref().and_then(verified))
     }
 
-    /// Checks, attaches and pins one program; returns what the verifier counted.
-    pub(super) fn attach(
+    fn attach_one(
         &self,
         ebpf: &mut Ebpf,
         name: &str,
         kind: &Kind,
+        pin: &Path,
     ) -> Result<Option<u32>, ProgramError> {
-        let verified = self.check(ebpf, name, kind)?;
+        let verified = self.check_one(ebpf, name, kind)?;
         let Some(program) = ebpf.program_mut(name) else {
             return Ok(None);
         };
@@ -168,7 +216,7 @@ impl Attacher<'_> {
                 program.take_link(id)?.try_into().map_err(|_| no_link())?
             }
         };
-        link.pin(self.links.join(name))
+        link.pin(pin)
             .map_err(|error| ProgramError::IOError(io::Error::other(error.to_string())))?;
         Ok(verified)
     }

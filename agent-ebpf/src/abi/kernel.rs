@@ -79,6 +79,8 @@ offsets! {
     inode_mode = "inode", "i_mode";
     /// File system of an inode.
     inode_super = "inode", "i_sb";
+    /// Which file system it is.
+    super_magic = "super_block", "s_magic";
     /// Device number of a file system.
     super_device = "super_block", "s_dev";
     /// The file about to be run.
@@ -196,7 +198,7 @@ pub struct Kernel {
     pub backing_mode: u32,
     /// Bits of which one has to be set beside it, or 0. Stable kernels from 6.5 to 6.13 may have the later
     /// order, in which bit 25 is NONOTIFY alone, as in descriptors of fanotify events; an overlay's
-    /// files have both.
+    /// files have both, or lie in a mount that is the overlay's own.
     pub backing_beside: u32,
     /// Which argument of the LSM hook `bpf` is the verdict so far: 3, or 4 from 6.15.
     pub bpf_verdict: u32,

@@ -69,8 +69,11 @@ pub struct FileBody {
     pub is_dir: u8,
     /// 1 when the open made the file.
     pub is_new: u8,
+    /// 1 when IMA was asked for a content that the daemon could keep: it is to read the file. Of an allowed part
+    /// of a program the record is for that alone, and no event.
+    pub is_unread: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
 
 /// After the header of [`super::Kind::Peer`].

@@ -262,12 +262,32 @@ pub struct Content {
 impl Content {
     /// Bytes of a digest.
     pub const BYTES: u32 = 32;
+    /// What the kernel calls SHA-256 (include/uapi/linux/hash_info.h: `HASH_ALGO_SHA256`).
+    pub const SHA256: i64 = 4;
 
     /// Where the rules on this content are.
     #[inline(always)]
     pub const fn key(&self) -> PlaceKey {
         PlaceKey { hash: self.hash, len: Self::BYTES, kind: PlaceKind::Content as u32 }
     }
+}
+
+/// A question to IMA and its answer; the one element of map `TRIAL`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Trial {
+    /// Where the kernel has its `ima_policy_flag`.
+    pub flag: u64,
+    /// The algorithm of the digest ([`Content::SHA256`]), or an error.
+    pub algorithm: i64,
+    /// The digest of the file that was locked.
+    pub digest: [u8; Content::BYTES as usize],
+    /// The process that locks it.
+    pub tgid: u32,
+    /// 1 where an IMA policy is loaded.
+    pub has_policy: u32,
 }
 
 /// What changes whenever a file's content does, on the file systems of which contents are kept.
@@ -288,6 +308,67 @@ impl Version {
     /// The bits of the kernel's `i_ctime_nsec` that are nanoseconds (include/linux/fs.h: `I_CTIME_QUERIED` is
     /// above them).
     pub const NANOSECONDS: u64 = (1 << 30) - 1;
+}
+
+/// The file systems on which a file's bytes are in nobody's hands but this kernel's, by `super_block.s_magic`
+/// (include/uapi/linux/magic.h): what is read of a file there is what runs. On all others (FUSE, the network's)
+/// somebody else may answer the next read with other bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext4, and ext2 and ext3.
+    Ext4,
+    /// xfs.
+    Xfs,
+    /// f2fs.
+    F2fs,
+    /// tmpfs.
+    Tmpfs,
+    /// ramfs.
+    Ramfs,
+    /// overlayfs.
+    Overlay,
+    /// btrfs.
+    Btrfs,
+    /// squashfs.
+    Squashfs,
+    /// erofs.
+    Erofs,
+}
+
+impl FileSystem {
+    /// The one with this number.
+    #[inline(always)]
+    pub const fn of_magic(magic: u64) -> Option<Self> {
+        match magic {
+            0xef53 => Some(Self::Ext4),
+            0x5846_5342 => Some(Self::Xfs),
+            0xf2f5_2010 => Some(Self::F2fs),
+            0x0102_1994 => Some(Self::Tmpfs),
+            0x8584_58f6 => Some(Self::Ramfs),
+            0x794c_7630 => Some(Self::Overlay),
+            0x9123_683e => Some(Self::Btrfs),
+            0x7371_7368 => Some(Self::Squashfs),
+            0xe0f5_e1e2 => Some(Self::Erofs),
+            _ => None,
+        }
+    }
+
+    /// Whether every change of a file's bytes changes its change time, and device and inode number are no other
+    /// object's, so that what was read once can be kept. Not on tmpfs: what is written through a mapping leaves
+    /// no trace there. Not on overlayfs: its inode does not follow the file beneath. Not on btrfs: its subvolumes
+    /// share a device and have the same inode numbers.
+    #[inline(always)]
+    pub const fn shows_changes(self) -> bool {
+        match self {
+            Self::Ext4 | Self::Xfs | Self::F2fs => true,
+            Self::Tmpfs
+            | Self::Ramfs
+            | Self::Overlay
+            | Self::Btrfs
+            | Self::Squashfs
+            | Self::Erofs => false,
+        }
+    }
 }
 
 /// Internet protocol numbers as used in [`PeerKey`].
@@ -555,6 +636,9 @@ pub struct Config {
     pub abi: u32,
     /// 1 once a policy set asked for the content of programs: what is known of them is kept up only then.
     pub contents: u32,
+    /// Where this kernel has its `ima_policy_flag`, while the hooks may ask IMA for the content of a program; 0
+    /// where they may not.
+    pub ima: u64,
 }
 
 impl Config {
@@ -671,7 +755,8 @@ const _: () = {
     assert!(size_of::<NameKey>() == 8);
     assert!(size_of::<ServerKey>() == 8);
     assert!(size_of::<HostName>() == 256);
-    assert!(size_of::<Config>() == 48);
+    assert!(size_of::<Config>() == 56);
+    assert!(size_of::<Trial>() == 56);
     assert!(size_of::<Agent>() == 8);
     assert!(size_of::<Task>() == 40);
     assert!(size_of::<ObjectKey>() == 16);
@@ -717,6 +802,8 @@ mod pod {
     unsafe impl aya::Pod for super::ObjectCell {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Content {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Trial {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Stream {}
 }

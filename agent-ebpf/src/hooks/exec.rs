@@ -13,9 +13,10 @@ use crate::{
     offsets::{member, offsets},
 };
 
-/// LSM `bprm_check_security(bprm)`: the file that will run, then the interpreter of a script.
+/// LSM `bprm_check_security(bprm)`: the file that will run, then the interpreter of a script. By here the kernel
+/// keeps everybody from writing to it.
 #[inline(always)]
-pub fn check(ctx: &LsmContext) -> i32 {
+pub fn check(ctx: &LsmContext, with_ima: bool) -> i32 {
     let prior: i32 = ctx.arg(1);
     if prior != 0 {
         return prior;
@@ -32,7 +33,7 @@ pub fn check(ctx: &LsmContext) -> i32 {
     let wanted = Wanted { first: Action::Exec, then: None };
     file::judge(
         &actor,
-        &Opened { file: file as u64, flags, is_new: false },
+        &Opened { file: file as u64, flags, is_new: false, with_ima },
         wanted,
         Hook::BprmCheck,
     )

@@ -1,9 +1,9 @@
 //! Files: every open, judged as the object that was opened, by its path in the agent's own view.
 
 use agent_ebpf::{
-    Action, Decision, FACETS, Facet, Hook, JoinKey, Kind, PATH_MAX, Pair, PathWalk, PatternRow,
-    PeerCell, PeerKey, PlaceCell, PlaceKey, RULE_NONE, Reach, Reason, RuleId, SLOTS_PER_CPU,
-    Verdict,
+    Action, Decision, FACETS, Facet, Found, Hook, JoinKey, Kind, PATH_MAX, Pair, PathWalk,
+    PatternRow, PeerCell, PeerKey, PlaceCell, PlaceKey, RULE_NONE, Reach, Reason, RuleId,
+    SLOTS_PER_CPU, Verdict,
 };
 use aya_ebpf::{
     cty::c_long,
@@ -135,7 +135,8 @@ pub fn open(ctx: &LsmContext) -> i32 {
         let then = if mode & FMODE_READ != 0 { Some(Action::Read) } else { None };
         Wanted { first: Action::Write, then }
     };
-    let opened = Opened { file: file as u64, flags, is_new: mode & FMODE_CREATED != 0 };
+    let is_new = mode & FMODE_CREATED != 0;
+    let opened = Opened { file: file as u64, flags, is_new, with_ima: false };
     judge(&actor, &opened, wanted, Hook::FileOpen)
 }
 
@@ -164,7 +165,7 @@ pub fn receive(ctx: &LsmContext) -> i32 {
 /// LSM `mmap_file(file, reqprot, prot, flags)`: a file whose bytes become code is run; what is mapped is read,
 /// and written if others see it.
 #[inline(always)]
-pub fn map(ctx: &LsmContext) -> i32 {
+pub fn map(ctx: &LsmContext, with_ima: bool) -> i32 {
     let prior: i32 = ctx.arg(4);
     if prior != 0 {
         return prior;
@@ -172,7 +173,7 @@ pub fn map(ctx: &LsmContext) -> i32 {
     let (file, protection, flags): (u64, u64, u64) = (ctx.arg(0), ctx.arg(2), ctx.arg(3));
     let (writes, shared) = (protection & PROT_WRITE != 0, flags & MAP_SHARED != 0);
     if protection & PROT_EXEC != 0 {
-        let code = code(file, writes && !shared, Hook::MmapFile);
+        let code = code(file, writes && !shared, Hook::MmapFile, with_ima);
         if code != 0 {
             return code;
         }
@@ -205,7 +206,8 @@ pub fn protect(ctx: &LsmContext) -> i32 {
     let shared = path::read::<u64>(part, &offsets().vma_flags) & VM_SHARED != 0;
     if protection & PROT_EXEC != 0 {
         let changed = identity::read(part, &offsets().vma_anon) != Some(0_u64);
-        let code = code(file, changed || writes && !shared, Hook::FileMprotect);
+        // Here the address space is locked, which IMA may want too, to read.
+        let code = code(file, changed || writes && !shared, Hook::FileMprotect, false);
         if code != 0 {
             return code;
         }
@@ -230,7 +232,7 @@ fn data(file: u64, reads: bool, writes: bool, hook: Hook) -> i32 {
 /// Judges what becomes code: a file as one that is run; and as `execmem` what may hold bytes that no such file
 /// has, which is memory without one, a device's (`/dev/zero`), and a file's in pages of the process's own.
 #[inline(always)]
-fn code(file: u64, own_pages: bool, hook: Hook) -> i32 {
+fn code(file: u64, own_pages: bool, hook: Hook, with_ima: bool) -> i32 {
     let Some(actor) = identity::acting() else { return 0 };
     let is_file = || {
         let inode: u64 = path::read(file, &offsets().file_inode);
@@ -242,7 +244,8 @@ fn code(file: u64, own_pages: bool, hook: Hook) -> i32 {
             return memory;
         }
     }
-    judge(&actor, &Opened::held(file), Wanted { first: Action::Exec, then: None }, hook)
+    let opened = Opened { with_ima, ..Opened::held(file) };
+    judge(&actor, &opened, Wanted { first: Action::Exec, then: None }, hook)
 }
 
 /// Whether a file with the mode of a backing file is one. Before 6.5 that mode is `FMODE_NONOTIFY`, which
@@ -252,7 +255,10 @@ fn code(file: u64, own_pages: bool, hook: Hook) -> i32 {
 pub fn is_backing(file: *const u8, mode: u32) -> bool {
     if known(&kernel().backing_mode) != FMODE_NONOTIFY {
         let beside = known(&kernel().backing_beside) as u32;
-        return beside == 0 || mode & beside != 0;
+        // From 6.7 an overlay's file has neither bit, and the path beneath, which is in the overlay's own mount.
+        return beside == 0
+            || mode & beside != 0
+            || path::is_internal(Spot::of_path(within(file, &offsets().file_path)).mount);
     }
     // SAFETY: members of the file that is being opened.
     unsafe {
@@ -276,13 +282,16 @@ pub struct Opened {
     pub file: u64,
     pub flags: u32,
     pub is_new: bool,
+    /// IMA may be asked for its content: the program may sleep, and the verifier knows the file.
+    pub with_ima: bool,
 }
 
 impl Opened {
     /// One that somebody has open already.
     #[inline(always)]
     fn held(file: u64) -> Self {
-        Self { file, flags: path::read(file, &offsets().file_flags), is_new: false }
+        let flags = path::read(file, &offsets().file_flags);
+        Self { file, flags, is_new: false, with_ima: false }
     }
 }
 
@@ -290,7 +299,7 @@ impl Opened {
 /// `bprm_check_security`: its loader and libraries are parts of it.
 #[inline(always)]
 pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 {
-    let Some(slot) = claim() else {
+    let Some(mut slot) = claim() else {
         return unjudged(actor);
     };
     let at = opened.file.wrapping_add(known(&offsets().file_path) as u64);
@@ -298,7 +307,7 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
     let object = Object::of(path::read(opened.file, &offsets().file_inode));
 
     let mut action = wanted.first;
-    let decision = match path::resolve(actor, &spot, slot) {
+    let mut decision = match path::resolve(actor, &spot, slot) {
         // A memfd, or memory that processes share.
         Err(Reason::Anonymous) if matches!(hook, Hook::MmapFile | Hook::FileMprotect) => {
             release(slot);
@@ -315,7 +324,14 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
             Err(reason) => Decision::because(reason),
             Ok(mut tables) => {
                 tables.program = object.inode;
-                let decision = decide(slot, &tables, Facet::of(action, object.is_dir));
+                let facet = Facet::of(action, object.is_dir);
+                let decision = match facet {
+                    Some(facet) if opened.with_ima => {
+                        slot.found = slot.walk.found(facet, &tables);
+                        decide_found(slot, slot.found, &tables, facet)
+                    }
+                    Some(_) | None => decide(slot, &tables, facet),
+                };
                 match wanted.then {
                     Some(then) if decision.allows() => {
                         let second = decide(slot, &tables, Facet::of(then, object.is_dir));
@@ -331,12 +347,39 @@ pub fn judge(actor: &Actor, opened: &Opened, wanted: Wanted, hook: Hook) -> i32 
             }
         },
     };
+    if (opened.with_ima || matches!(hook, Hook::FileOpen))
+        && matches!(decision.reason, Reason::HashUnknown)
+        && content::is_for_ima(actor.config, object.inode)
+    {
+        // SAFETY: a reference to read from; volatile, so that the verifier knows nothing of what is there and follows
+        // it once.
+        let found = unsafe { core::ptr::read_volatile(&raw const slot.found) };
+        // While it is read, others may need the scratch space, and the tables may be retired.
+        release(slot);
+        if matches!(hook, Hook::FileOpen) {
+            // It cannot be read yet. What runs of it is judged when it is checked or mapped.
+            return 0;
+        }
+        let content = content::by_ima(actor.config, opened.file as *const c_void);
+        slot = match claim() {
+            Some(slot) => slot,
+            None => return unjudged(actor),
+        };
+        // For its name alone.
+        let _ = path::resolve(actor, &spot, slot);
+        if let (Some(content), Some(tables)) = (content, tables_of(actor)) {
+            decision = found.decide_content(&content, &tables);
+        }
+        slot.record.body.is_unread = u8::from(content::is_for_daemon(object.inode));
+    }
     let verdict = actor.verdict(decision);
     if matches!(wanted.first, Action::Write) && !matches!(verdict, Verdict::Denied) {
         content::forget(actor, object.inode);
     }
     let is_part = !matches!(hook, Hook::BprmCheck) && matches!(action, Action::Exec);
-    if !is_part || !matches!(verdict, Verdict::Allowed) {
+    // SAFETY: as above.
+    let is_unread = unsafe { core::ptr::read_volatile(&raw const slot.record.body.is_unread) } != 0;
+    if !is_part || is_unread || !matches!(verdict, Verdict::Allowed) {
         slot.record.body.flags = opened.flags;
         slot.record.body.is_new = u8::from(opened.is_new);
         tell(actor, slot, &object, &Judged { hook, action, decision, verdict });
@@ -373,12 +416,16 @@ pub struct Judged {
 #[inline(always)]
 pub fn decide(slot: &Scratch, tables: &Places, facet: Option<Facet>) -> Decision {
     match facet {
-        Some(facet) => {
-            let object = slot.climb.forbidden[facet as usize & (FACETS - 1)];
-            slot.walk.decide(facet, tables).or_forbidden(object)
-        }
+        Some(facet) => decide_found(slot, slot.walk.found(facet, tables), tables, facet),
         None => Decision::because(Reason::PathUnresolved),
     }
+}
+
+/// The same, of what the walk came to.
+#[inline(always)]
+fn decide_found(slot: &Scratch, found: Found, tables: &Places, facet: Facet) -> Decision {
+    let object = slot.climb.forbidden[facet as usize & (FACETS - 1)];
+    found.decide(facet, tables).or_forbidden(object)
 }
 
 /// The rule that forbids an action on the object that was found, whatever it is called.
@@ -448,18 +495,24 @@ struct Steps {
     len: u32,
 }
 
+/// The tables of the actor's policy set, but for its patterns.
+#[inline(always)]
+fn tables_of(actor: &Actor) -> Option<Places> {
+    // SAFETY: a lookup; the inner map lives until the program ends.
+    let places = unsafe { PLACES.get(&actor.set) }?;
+    let places: *mut c_void = core::ptr::from_ref(places).cast_mut().cast();
+    Some(Places { set: actor.set, places, patterns: places, program: 0 })
+}
+
 /// Walks `len` bytes of the slot's path. What comes back is what the walk is to be asked with.
 #[inline(always)]
 pub fn walk(actor: &Actor, slot: &mut Scratch, len: u32) -> Result<Places, Reason> {
-    // SAFETY: a lookup; the inner map lives until the program ends.
-    let Some(places) = (unsafe { PLACES.get(&actor.set) }) else {
+    let Some(mut tables) = tables_of(actor) else {
         return Err(Reason::NoPolicy);
     };
-    let places: *mut c_void = core::ptr::from_ref(places).cast_mut().cast();
-    // SAFETY: as above.
+    // SAFETY: a lookup; the inner map lives until the program ends.
     let patterns = unsafe { PATTERNS.get(&actor.set) };
     slot.walk = PathWalk::new(actor.config);
-    let mut tables = Places { set: actor.set, places, patterns: places, program: 0 };
     let walked = if let Some(patterns) = patterns {
         tables.patterns = core::ptr::from_ref(patterns).cast_mut().cast();
         each(len, step_with_patterns, &mut Steps { slot, tables, len })
@@ -538,7 +591,7 @@ pub fn claim() -> Option<&'static mut Scratch> {
             if atomic::swap(&raw mut (*slot).busy, 1) == 0 {
                 let body = &mut (*slot).record.body;
                 (body.flags, body.path_len, body.result_len) = (0, 0, 0);
-                (body.is_new, body.pad) = (0, [0; 6]);
+                (body.is_new, body.is_unread, body.pad) = (0, 0, [0; 5]);
                 return slot.as_mut();
             }
         }

@@ -131,7 +131,12 @@ fn renamed(world: &World) -> Result<()> {
 pub(super) struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(from: &Path, at: &Path, kind: Option<&str>, options: Option<&str>) -> Result<Self> {
+    pub(super) fn new(
+        from: &Path,
+        at: &Path,
+        kind: Option<&str>,
+        options: Option<&str>,
+    ) -> Result<Self> {
         crate::stage::make_folder(at)?;
         let flags = if kind.is_none() { MsFlags::MS_BIND } else { MsFlags::empty() };
         mount(Some(from), at, kind, flags, options)

@@ -265,10 +265,16 @@ fn explained(config: Option<&Path>, arguments: &ExplainArguments) -> Result<Exit
             }
         };
         let content = authority::content_of(path);
-        if let Err(why) = &content {
-            unread.push(format!("the content of {} stays unknown: {why}", path.display()));
+        let path = path.display();
+        match &content {
+            Ok((_, true)) => {}
+            Ok((_, false)) => unread.push(format!(
+                "the content of {path} is known only where IMA is asked for it; `ambit doctor` says whether it \
+                 is here"
+            )),
+            Err(why) => unread.push(format!("the content of {path} stays unknown: {why}")),
         }
-        judge.set_content(content.ok());
+        judge.set_content(content.ok().map(|(digest, _)| digest));
         Ok(Judged { what, explanation: explain(&policies, &judge, *action, target)? })
     };
     let mut judged = vec![ask("target", &target)?];

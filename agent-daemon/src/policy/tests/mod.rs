@@ -30,6 +30,7 @@ const CONFIG: Config = Config {
     zero: 0,
     abi: agent_ebpf::ABI_VERSION,
     contents: 0,
+    ima: 0,
 };
 
 fn source(text: &str) -> Source {
