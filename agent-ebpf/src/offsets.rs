@@ -10,7 +10,6 @@ static OFFSETS: Offsets = Offsets::UNKNOWN;
 #[unsafe(no_mangle)]
 static KERNEL: Kernel = Kernel {
     backing_mode: 0,
-    backing_beside: 0,
     bpf_verdict: 3,
     setattr_dentry: 0,
     sends_pages: 0,

@@ -28,7 +28,10 @@ pub(super) fn offsets(btf: &Btf) -> Result<Offsets, LoadError> {
 
 /// What else differs between kernels.
 pub(super) fn facts(host: &Host, btf: &Btf) -> Kernel {
-    let bit = if host.version >= (6, 14) {
+    // The function came with the change that moved the bit, also to stable kernels ("fsnotify: opt-in for
+    // permission events at file open time").
+    let moved = host.version >= (6, 14) || btf.parameters("file_set_fsnotify_mode").is_some();
+    let bit = if moved && host.version >= (6, 5) {
         24
     } else if host.version >= (6, 5) {
         25
@@ -42,7 +45,6 @@ pub(super) fn facts(host: &Host, btf: &Btf) -> Kernel {
     use nix::libc as sys;
     Kernel {
         backing_mode: 1 << bit,
-        backing_beside: if bit == 25 { 1 << 24 | 1 << 26 } else { 0 },
         bpf_verdict,
         setattr_dentry,
         sends_pages: u32::from(host.version < (6, 5)),

@@ -194,12 +194,9 @@ offsets! {
 #[repr(C)]
 pub struct Kernel {
     /// The `f_mode` bit that marks the backing file of an overlay (include/linux/fs.h: NONOTIFY, bit
-    /// 26, before 6.5; BACKING, bit 25, from 6.5; BACKING, bit 24, from 6.14).
+    /// 26, before 6.5; BACKING, bit 25, from 6.5; BACKING, bit 24, from 6.14 and in the stable kernels that have
+    /// what made it move, where bit 25 is NONOTIFY).
     pub backing_mode: u32,
-    /// Bits of which one has to be set beside it, or 0. Stable kernels from 6.5 to 6.13 may have the later
-    /// order, in which bit 25 is NONOTIFY alone, as in descriptors of fanotify events; an overlay's
-    /// files have both, or lie in a mount that is the overlay's own.
-    pub backing_beside: u32,
     /// Which argument of the LSM hook `bpf` is the verdict so far: 3, or 4 from 6.15.
     pub bpf_verdict: u32,
     /// Which argument of the LSM hook `inode_setattr` is the directory entry: 0, or 1 from 6.9.

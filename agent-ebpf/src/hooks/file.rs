@@ -124,7 +124,7 @@ pub fn open(ctx: &LsmContext) -> i32 {
     let (mode, flags) = unsafe {
         (member::<u32>(file, &offsets().file_mode), member::<u32>(file, &offsets().file_flags))
     };
-    if mode & known(&kernel().backing_mode) as u32 != 0 && is_backing(file, mode) {
+    if mode & known(&kernel().backing_mode) as u32 != 0 && is_backing(file) {
         return 0; // beneath an overlay, whose own file was judged just before
     }
     let wanted = if flags & FMODE_EXEC != 0 {
@@ -252,13 +252,9 @@ fn code(file: u64, own_pages: bool, hook: Hook, with_ima: bool) -> i32 {
 /// descriptors of fanotify events carry too; an overlay's backing file has the overlay's path and another
 /// inode (`open_with_fake_path` of fs/open.c).
 #[inline(always)]
-pub fn is_backing(file: *const u8, mode: u32) -> bool {
+pub fn is_backing(file: *const u8) -> bool {
     if known(&kernel().backing_mode) != FMODE_NONOTIFY {
-        let beside = known(&kernel().backing_beside) as u32;
-        // From 6.7 an overlay's file has neither bit, and the path beneath, which is in the overlay's own mount.
-        return beside == 0
-            || mode & beside != 0
-            || path::is_internal(Spot::of_path(within(file, &offsets().file_path)).mount);
+        return true;
     }
     // SAFETY: members of the file that is being opened.
     unsafe {

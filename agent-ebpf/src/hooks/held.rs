@@ -86,7 +86,7 @@ fn used(actor: &Actor, file: *const u8, reads: bool, writes: bool, hook: Hook) -
     // The kernel's own, of which nothing is kept: of a program that it runs; beneath an overlay, of whose own file
     // it was asked just before.
     let marked = mode & known(&kernel().backing_mode) as u32 != 0;
-    if flags & FMODE_EXEC != 0 || marked && file::is_backing(file, mode) {
+    if flags & FMODE_EXEC != 0 || marked && file::is_backing(file) {
         return 0;
     }
     let spot = Spot::of_path(within(file, &offsets().file_path));

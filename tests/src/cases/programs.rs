@@ -58,7 +58,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Gives a test a world with an ext4 at [`DISK`].
-fn on_disk(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+pub(super) fn on_disk(test: impl FnOnce(&World) -> Result<()>) -> Result<()> {
     let settings = Settings { filesystems: vec![DISK.to_owned()], ..Settings::default() };
     fresh(settings, |world| {
         make_folder(Path::new(DISK))?;
@@ -99,8 +99,8 @@ fn without_disk(name: &str, test: impl FnOnce(&World, &Path) -> Result<()>) -> R
     })
 }
 
-/// A copy of the actor on [`DISK`] with a few bytes more, and its digest.
-fn program(name: &str, more: &str) -> Result<(String, String)> {
+/// A copy of the actor with a few bytes more, by its name on the disk: its path, and its digest.
+pub(super) fn program(name: &str, more: &str) -> Result<(String, String)> {
     program_at(&Path::new(DISK).join(name), more)
 }
 
