@@ -9,6 +9,7 @@ use agent_ebpf::{family, protocol};
 use cedar_policy::PolicySet;
 use serde_json::Value;
 
+use super::content::Digest;
 use super::labels::Labels;
 use super::model::protocol_name;
 use super::peers::Net;
@@ -30,6 +31,8 @@ pub(super) struct Atoms {
     pub(super) hosts: BTreeSet<String>,
     /// What host names are asked to end with; empty when any will do.
     pub(super) host_ends: BTreeSet<String>,
+    /// Contents of programs.
+    pub(super) digests: BTreeSet<Digest>,
     /// What paths are compared with by `like`.
     pub(super) patterns: BTreeSet<Pattern>,
     /// What is asked of agents besides who they are and their groups.
@@ -77,6 +80,7 @@ impl Atoms {
         self.protocols.extend(other.protocols);
         self.hosts.extend(other.hosts);
         self.host_ends.extend(other.host_ends);
+        self.digests.extend(other.digests);
         self.patterns.extend(other.patterns);
         self.of_agents.extend(other.of_agents);
         self.others.extend(other.others);
@@ -146,24 +150,45 @@ impl Atoms {
         }
     }
 
-    /// Takes the names that a host is compared with.
+    /// Takes what hosts and contents are compared with.
     fn compared(&mut self, json: &Value) {
         let sides = [json.get("left"), json.get("right")];
-        let is_host = |side: &&Value| {
-            side.pointer("/./attr").and_then(Value::as_str) == Some("host")
-                && side.pointer("/./left/Var").and_then(Value::as_str) == Some("resource")
+        let is = |attribute: &str| {
+            sides.iter().flatten().any(|side| {
+                side.pointer("/./attr").and_then(Value::as_str) == Some(attribute)
+                    && side.pointer("/./left/Var").and_then(Value::as_str) == Some("resource")
+            })
         };
-        if !sides.iter().flatten().any(is_host) {
-            return;
-        }
+        let (hosts, contents) = (is("host"), is("sha256"));
         for side in sides.into_iter().flatten() {
             let each = side
                 .get("Set")
                 .and_then(Value::as_array)
                 .map_or(std::slice::from_ref(side), Vec::as_slice);
-            let texts = each.iter().filter_map(|one| one.get("Value")?.as_str());
-            self.hosts.extend(texts.map(str::to_owned));
+            for text in each.iter().filter_map(|one| one.get("Value")?.as_str()) {
+                if hosts {
+                    self.hosts.insert(text.to_owned());
+                }
+                if contents {
+                    self.digests.extend(Digest::parse(text));
+                }
+            }
         }
+    }
+
+    /// The contents that are named, and one that stands for all others; none where nothing is asked of contents.
+    pub(super) fn contents(&self) -> Vec<(Digest, String)> {
+        let Some(mut other) = self.digests.first().copied() else { return Vec::new() };
+        // One of so many numbers is not among the others.
+        for number in 0..=self.digests.len() as u64 {
+            other = Digest([0; 32]);
+            other.0[..8].copy_from_slice(&number.to_be_bytes());
+            if !self.digests.contains(&other) {
+                break;
+            }
+        }
+        let named = self.digests.iter().map(|digest| (*digest, format!("sha256 {digest}")));
+        named.chain([(other, "any other content".to_owned())]).collect()
     }
 
     /// A name that stands for each kind of them, and how to speak of it: those that are named, then one that
@@ -222,7 +247,7 @@ impl Atoms {
         let of = access.get("left").and_then(|left| left.get("Var")).and_then(Value::as_str);
         let name = access.get("attr").and_then(Value::as_str);
         match (of, name) {
-            (Some("resource"), Some("ip" | "port" | "protocol" | "path")) => {}
+            (Some("resource"), Some("ip" | "port" | "protocol" | "path" | "sha256")) => {}
             (Some("resource"), Some("host")) => drop(self.host_ends.insert(String::new())),
             (Some("resource"), Some("labels")) => self.labels = true,
             (Some("principal"), Some(name)) => {

@@ -20,6 +20,7 @@ use agent_ebpf::{Action, Decision, Reason};
 use serde::Serialize;
 
 use super::atoms::Atoms;
+use super::content::Digest;
 use super::explain::{Judge, JudgeError};
 use super::formula::AgentTest;
 use super::model::Target;
@@ -62,6 +63,17 @@ pub enum CompareError {
         "the policies split addresses, ports and protocols into {0} parts; at most {QUESTIONS_MAX} are compared"
     )]
     Questions(usize),
+    /// Too many contents of programs at too many places.
+    #[error(
+        "the policies tell {contents} contents of programs apart at {places} places; at most {QUESTIONS_MAX} \
+         questions are compared"
+    )]
+    Contents {
+        /// How many, with one for all others.
+        contents: usize,
+        /// Kinds of paths.
+        places: usize,
+    },
     /// Cedar refused what it took before.
     #[error("Cedar refused the policies, which it took before: {0}")]
     Policies(String),
@@ -134,8 +146,8 @@ pub fn compare(
     let mut found: Vec<(Vec<Named>, Vec<Change>)> = Vec::new();
     for subject in subjects(&atoms, only)? {
         let judge = |policies| Judge::new(policies, subject.subject.clone(), &[]);
-        let both = Both { old: judge(old)?, new: judge(new)? };
-        let mut changes = places.changes(&both);
+        let mut both = Both { old: judge(old)?, new: judge(new)? };
+        let mut changes = places.changes(&mut both);
         changes.extend(peers.changes(&both));
         changes.extend(names.changes(&both));
         changes.sort();
@@ -307,6 +319,12 @@ struct Flip {
 }
 
 impl Both {
+    /// From now on programs are asked about that contain this.
+    fn set_content(&mut self, content: Option<Digest>) {
+        self.old.set_content(content);
+        self.new.set_content(content);
+    }
+
     fn flip(&self, action: Action, target: &Target) -> Option<Flip> {
         let (old, new) = (self.old.decide(action, target), self.new.decide(action, target));
         let allows = |decision: Decision| decision.reason == Reason::Permitted;

@@ -1,19 +1,22 @@
 //! What changes of the file tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent_ebpf::{Action, Facet};
 
 use super::super::atoms::{Atoms, Pattern};
+use super::super::content::Digest;
 use super::super::model::Target;
 use super::regions::{Patterns, Region, regions};
-use super::{Became, Both, Change, CompareError, Flip};
+use super::{Became, Both, Change, CompareError, Flip, QUESTIONS_MAX};
 
 /// The named places as a tree; the first is the root folder.
 pub(super) struct Places {
     nodes: Vec<Node>,
     patterns: Vec<Pattern>,
     regions: Vec<Region>,
+    /// The contents of programs, with how to speak of each.
+    contents: Vec<(Digest, String)>,
 }
 
 struct Node {
@@ -93,35 +96,68 @@ impl Places {
         let named: Vec<&str> = nodes.iter().map(|node| node.path.as_str()).collect();
         let patterns: Vec<Pattern> = atoms.patterns.iter().cloned().collect();
         let regions = regions(&named, &patterns)?;
-        Ok(Self { nodes, patterns, regions })
+        let contents = atoms.contents();
+        if contents.len().saturating_mul(regions.len()) > QUESTIONS_MAX {
+            let (contents, places) = (contents.len(), regions.len());
+            return Err(CompareError::Contents { contents, places });
+        }
+        Ok(Self { nodes, patterns, regions, contents })
     }
 
-    pub(super) fn changes(&self, both: &Both) -> Vec<Change> {
+    pub(super) fn changes(&self, both: &mut Both) -> Vec<Change> {
         let mut changes = Vec::new();
         for action in Action::ALL.iter().copied() {
-            if Facet::of_socket(action).is_some() {
-                let mut sockets = self.of_kind(both, action, Kind::Socket);
-                for change in &mut sockets {
-                    change.what.insert_str(0, "unix sockets: ");
-                }
-                changes.append(&mut sockets);
-            }
-            let kinds: &[Kind] = match (Facet::of(action, false), Facet::of(action, true)) {
-                (None, _) | (_, None) => continue,
-                (file, folder) if file == folder => &[Kind::File],
-                _ => &[Kind::File, Kind::Folder],
-            };
-            let mut of_kinds: Vec<Vec<Change>> = Vec::new();
-            for kind in kinds {
-                of_kinds.push(self.of_kind(both, action, *kind));
-            }
-            let folders = if of_kinds.len() > 1 { of_kinds.pop() } else { None };
-            let mut files = of_kinds.pop().unwrap_or_default();
-            if let Some(folders) = folders {
-                together(&mut files, folders);
-            }
-            changes.append(&mut files);
+            changes.append(&mut if matches!(action, Action::Exec) && !self.contents.is_empty() {
+                self.by_content(both, action)
+            } else {
+                self.of_action(both, action)
+            });
         }
+        changes
+    }
+
+    /// The same for each content; what changes for every one is told once.
+    fn by_content(&self, both: &mut Both, action: Action) -> Vec<Change> {
+        let mut of: BTreeMap<Change, Vec<&str>> = BTreeMap::new();
+        for (digest, shown) in &self.contents {
+            both.set_content(Some(*digest));
+            for change in self.of_action(both, action) {
+                of.entry(change).or_default().push(shown);
+            }
+        }
+        both.set_content(None);
+        let told = |(mut change, contents): (Change, Vec<&str>)| {
+            if contents.len() < self.contents.len() {
+                change.what = format!("{}, with {}", change.what, contents.join(" or "));
+            }
+            change
+        };
+        of.into_iter().map(told).collect()
+    }
+
+    fn of_action(&self, both: &Both, action: Action) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if Facet::of_socket(action).is_some() {
+            changes = self.of_kind(both, action, Kind::Socket);
+            for change in &mut changes {
+                change.what.insert_str(0, "unix sockets: ");
+            }
+        }
+        let kinds: &[Kind] = match (Facet::of(action, false), Facet::of(action, true)) {
+            (None, _) | (_, None) => return changes,
+            (file, folder) if file == folder => &[Kind::File],
+            _ => &[Kind::File, Kind::Folder],
+        };
+        let mut of_kinds: Vec<Vec<Change>> = Vec::new();
+        for kind in kinds {
+            of_kinds.push(self.of_kind(both, action, *kind));
+        }
+        let folders = if of_kinds.len() > 1 { of_kinds.pop() } else { None };
+        let mut files = of_kinds.pop().unwrap_or_default();
+        if let Some(folders) = folders {
+            together(&mut files, folders);
+        }
+        changes.append(&mut files);
         changes
     }
 

@@ -2,7 +2,7 @@
 
 use agent_ebpf::{Action, JoinKey, PlaceCell};
 
-use super::super::compare::compare;
+use super::super::compare::{self, compare};
 use super::super::content::{DIGESTS_MAX, Digest};
 use super::super::explain::{Judge, explain};
 use super::{check, coder, file, lowered, says, says_with};
@@ -152,12 +152,39 @@ fn the_explanation_tells_the_content_and_whether_it_is_named() {
 }
 
 #[test]
-fn policies_on_contents_are_not_compared() {
-    let one = check(&format!(
-        "permit(principal, action == Action::\"exec\", resource) when {{ {} }};",
-        is(ONE)
-    ))
-    .unwrap();
-    let error = compare(&one, &one, None).unwrap_err().to_string();
-    assert!(error.contains("resource.sha256"), "{error}");
+fn a_difference_is_told_for_the_contents_that_it_is_about() {
+    let says = |conditions: &str| {
+        check(&format!(
+            "@id(\"git\") permit(principal, action == Action::\"exec\", resource == Program::\"/usr/bin/git\") \
+             {conditions};"
+        ))
+        .unwrap()
+    };
+    let told =
+        |old: &str, new: &str| compare::text(&compare(&says(old), &says(new), None).unwrap());
+    let (one, two) = (format!("when {{ {} }}", is(ONE)), format!("when {{ {} }}", is(TWO)));
+    assert_eq!(told(&one, &one), "");
+    assert_eq!(
+        told(&one, &two),
+        format!(
+            "any other agent:\n\
+             + exec    /usr/bin/git itself, with sha256 {TWO}  [(no_permit) -> git]\n\
+             - exec    /usr/bin/git itself, with sha256 {ONE}  [git -> (no_permit)]\n"
+        )
+    );
+    // What ceases to be for one content and all that is not named.
+    let named = told("when { resource has sha256 }", &one);
+    assert!(named.contains("with any other content  [git -> (no_permit)]"), "{named}");
+    assert!(!named.contains(&format!("sha256 {ONE}")), "{named}");
+    // What changes for every content is told as if nobody asked for it.
+    let all = compare::text(
+        &compare(
+            &says(&one),
+            &check(&format!("forbid(principal, action, resource) when {{ {} }};", is(ONE)))
+                .unwrap(),
+            None,
+        )
+        .unwrap(),
+    );
+    assert!(all.contains(&format!("- exec    /usr/bin/git itself, with sha256 {ONE}")), "{all}");
 }
