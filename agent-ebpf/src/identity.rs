@@ -63,6 +63,9 @@ pub fn acting() -> Option<Actor> {
     if config.levels == 0 {
         return None; // there never was an agent
     }
+    if !Bystander::is_known() {
+        return current();
+    }
     let bystander = Bystander::current(config);
     if bystander.is_kept() {
         return None;

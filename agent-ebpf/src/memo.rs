@@ -54,20 +54,25 @@ impl Memo {
     }
 }
 
-/// A task that is nobody's: which one, in which cgroup, and how often anything was bound to an agent until then.
+/// A task that is nobody's: which one, in which cgroup, and how often anything was bound to an agent until then. Not for
+/// programs of cgroups, which do not know the task by its type.
 pub struct Bystander(u64);
 
 impl Bystander {
-    /// The task that runs now, were it one. Only for programs that may know it by its type (`bpf_get_current_task_btf`
-    /// of kernel/trace/bpf_trace.c: since 5.11, not for those of cgroups).
+    /// Whether programs may know the task that runs now by its type (`bpf_get_current_task_btf` of
+    /// kernel/trace/bpf_trace.c: since 5.11).
+    #[inline(always)]
+    pub fn is_known() -> bool {
+        known(&kernel().types_tasks) != 0
+    }
+
+    /// The task that runs now, were it one.
     #[inline(always)]
     pub fn current(config: &Config) -> Self {
-        if known(&kernel().types_tasks) == 0 {
-            return Self(0);
-        }
         // Before anything is looked up, so that what is bound meanwhile makes it another one.
         // SAFETY: live elements of one word.
-        let bound = |by| BINDINGS.get_ptr(by).map_or(0, |at| unsafe { at.read_volatile() });
+        let bound =
+            |by| BINDINGS.get_ptr(by).map_or(config.zero, |at| unsafe { at.read_volatile() });
         let (hooks, daemon) = (bound(BOUND_BY_HOOKS), bound(BOUND_BY_DAEMON));
         // SAFETY: the current task and members of what it holds; a cgroup's id is never another's (kernfs).
         let words = unsafe {
@@ -78,27 +83,26 @@ impl Bystander {
             let id: u64 = member(node, &offsets().kernfs_id);
             [bpf_get_current_pid_tgid(), member(task, &offsets().task_start), id, hooks, daemon]
         };
-        Self(digest(config, words))
+        // Never 0, which nobody's place begins with.
+        Self(digest(config, words) | 1)
     }
 
     #[inline(always)]
     fn place(&self) -> Option<*mut u64> {
-        BYSTANDERS.get_ptr_mut(self.0 as u32 & (BYSTANDERS_MAX as u32 - 1))
+        BYSTANDERS.get_ptr_mut((self.0 >> 1) as u32 & (BYSTANDERS_MAX as u32 - 1))
     }
 
     /// Whether it was found to be nobody's.
     #[inline(always)]
     pub fn is_kept(&self) -> bool {
         // SAFETY: a live element of one word.
-        self.0 != 0 && self.place().is_some_and(|at| unsafe { at.read_volatile() } == self.0)
+        self.place().is_some_and(|at| unsafe { at.read_volatile() } == self.0)
     }
 
     /// Notes that it is nobody's.
     #[inline(always)]
     pub fn keep(&self) {
-        if self.0 != 0
-            && let Some(at) = self.place()
-        {
+        if let Some(at) = self.place() {
             // SAFETY: a live element of one word, written at once.
             unsafe { at.write_volatile(self.0) };
         }

@@ -13,7 +13,7 @@ use aya_ebpf::{
     },
     programs::LsmContext,
 };
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void};
 
 use super::{
     DENY, content,
@@ -171,14 +171,8 @@ pub fn map(ctx: &LsmContext, with_ima: bool) -> i32 {
         return prior;
     }
     let (file, protection, flags): (u64, u64, u64) = (ctx.arg(0), ctx.arg(2), ctx.arg(3));
-    let (writes, shared) = (protection & PROT_WRITE != 0, flags & MAP_SHARED != 0);
-    if protection & PROT_EXEC != 0 {
-        let code = code(file, writes && !shared, Hook::MmapFile, with_ima);
-        if code != 0 {
-            return code;
-        }
-    }
-    data(file, true, writes && shared, Hook::MmapFile)
+    let mapped = Mapped { file, protection, shared: flags & MAP_SHARED, part: 0, with_ima };
+    mapped.judge(Hook::MmapFile)
 }
 
 /// LSM `file_mprotect(vma, reqprot, prot)`: the same, of a part that is mapped already, and so was read.
@@ -202,50 +196,69 @@ pub fn protect(ctx: &LsmContext) -> i32 {
     {
         file = u64::MAX;
     }
-    let writes = protection & PROT_WRITE != 0;
-    let shared = path::read::<u64>(part, &offsets().vma_flags) & VM_SHARED != 0;
-    if protection & PROT_EXEC != 0 {
-        let changed = identity::read(part, &offsets().vma_anon) != Some(0_u64);
-        // Here the address space is locked, which IMA may want too, to read.
-        let code = code(file, changed || writes && !shared, Hook::FileMprotect, false);
-        if code != 0 {
-            return code;
-        }
-    }
-    data(file, false, writes && shared, Hook::FileMprotect)
+    let shared = path::read::<u64>(part, &offsets().vma_flags) & VM_SHARED;
+    // Here the address space is locked, which IMA may want too, to read.
+    let mapped = Mapped { file, protection, shared, part, with_ima: false };
+    mapped.judge(Hook::FileMprotect)
 }
 
-/// Judges a file whose bytes are mapped by what is forbidden of it; memory without a file is none.
-#[inline(always)]
-fn data(file: u64, reads: bool, writes: bool, hook: Hook) -> i32 {
-    if file == 0 || !reads && !writes {
-        return 0;
-    }
-    let Some(actor) = identity::acting() else { return 0 };
-    let held = Held::read(file);
-    if held.inode == 0 {
-        return 0; // memory without a file, where the verifier took the first look for needless
-    }
-    outcome(held::judge(&actor, &held, reads, writes, hook))
+/// What is to be mapped, and how.
+struct Mapped {
+    /// The file; 0 is memory without one.
+    file: u64,
+    /// `PROT_*`.
+    protection: u64,
+    /// Not 0 when others see what is written.
+    shared: u64,
+    /// The part of the address space, if it is mapped already; else 0.
+    part: u64,
+    with_ima: bool,
 }
 
-/// Judges what becomes code: a file as one that is run; and as `execmem` what may hold bytes that no such file
-/// has, which is memory without one, a device's (`/dev/zero`), and a file's in pages of the process's own.
-#[inline(always)]
-fn code(file: u64, own_pages: bool, hook: Hook, with_ima: bool) -> i32 {
-    let Some(actor) = identity::acting() else { return 0 };
-    let is_file = || {
-        let inode: u64 = path::read(file, &offsets().file_inode);
-        path::read::<u16>(inode, &offsets().inode_mode) & S_IFMT == S_IFREG
-    };
-    if file == 0 || own_pages || !is_file() {
-        let memory = privilege::execmem(&actor, hook);
-        if memory != 0 || file == 0 {
-            return memory;
+impl Mapped {
+    /// Judges what becomes code: a file as one that is run, by name, and as `execmem` what may hold bytes that no such
+    /// file has, which is memory without one, a device's (`/dev/zero`), and a file's in pages of the process's own.
+    /// What is mapped as data is judged by what is forbidden of it. What is not needed at first is found out late:
+    /// the verifier follows all that comes after it once for each answer.
+    #[inline(always)]
+    fn judge(&self, hook: Hook) -> i32 {
+        let Some(actor) = identity::acting() else { return 0 };
+        let file = self.file;
+        if self.protection & PROT_EXEC != 0 && opaque(file) != 0 {
+            let opened = Opened { with_ima: self.with_ima, ..Opened::held(file) };
+            let wanted = Wanted { first: Action::Exec, then: None };
+            let code = judge(&actor, &opened, wanted, hook);
+            if code != 0 {
+                return code;
+            }
         }
+        let held = Held::read(file);
+        let writes = opaque(self.protection) & PROT_WRITE != 0;
+        let (reads, changes) = (self.part == 0, writes && self.shared != 0);
+        if held.inode != 0 && (reads || changes) {
+            let data = outcome(held::judge(&actor, &held, reads, changes, hook));
+            if data != 0 {
+                return data;
+            }
+        }
+        if opaque(self.protection) & PROT_EXEC == 0 {
+            return 0;
+        }
+        let is_file = path::read::<u16>(held.inode, &offsets().inode_mode) & S_IFMT == S_IFREG;
+        // Pages of its own it may get, or has.
+        let own_pages = writes && self.shared == 0
+            || self.part != 0 && identity::read(self.part, &offsets().vma_anon) != Some(0_u64);
+        if own_pages || !is_file { privilege::execmem(&actor, hook) } else { 0 }
     }
-    let opened = Opened { with_ima, ..Opened::held(file) };
-    judge(&actor, &opened, Wanted { first: Action::Exec, then: None }, hook)
+}
+
+/// The same, without the compiler knowing so: it would make one comparison of a pointer and a number, which the
+/// verifier refuses.
+#[inline(always)]
+fn opaque(mut value: u64) -> u64 {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(reg) value, options(nomem, nostack)) };
+    value
 }
 
 /// Whether a file with the mode of a backing file is one. Before 6.5 that mode is `FMODE_NONOTIFY`, which
