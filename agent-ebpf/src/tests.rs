@@ -2,7 +2,7 @@
 
 use super::*;
 extern crate std;
-use std::collections::HashMap;
+use std::{collections::HashMap, vec::Vec};
 
 const CONFIG: Config = Config {
     levels: 0,
@@ -12,6 +12,7 @@ const CONFIG: Config = Config {
     zero: 0,
     abi: 1,
     contents: 0,
+    ima: 0,
 };
 
 #[derive(Default)]

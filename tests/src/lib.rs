@@ -2,7 +2,7 @@
 //!
 //! [`stage`] makes a place where nothing can reach the machine, [`world`] starts a daemon there,
 //! [`actor`] runs what an agent or a bystander does, [`events`] and [`metrics`] read what the daemon
-//! tells, [`cases`] are the promises, [`demo`] is the main job, shown, and [`bench`] what it costs.
+//! tells, [`cases`] are the promises, [`demo`] is the main job, shown, and [`mod@bench`] what it costs.
 //! [`watchdog`] cleans up after all of them.
 
 pub mod actor;

@@ -224,7 +224,11 @@ impl Mapped {
     fn judge(&self, hook: Hook) -> i32 {
         let Some(actor) = identity::acting() else { return 0 };
         let file = self.file;
-        if self.protection & PROT_EXEC != 0 && opaque(file) != 0 {
+        if opaque(file) == 0 {
+            let is_code = self.protection & PROT_EXEC != 0;
+            return if is_code { privilege::execmem(&actor, hook) } else { 0 };
+        }
+        if opaque(self.protection) & PROT_EXEC != 0 {
             let opened = Opened { with_ima: self.with_ima, ..Opened::held(file) };
             let wanted = Wanted { first: Action::Exec, then: None };
             let code = judge(&actor, &opened, wanted, hook);
@@ -235,7 +239,7 @@ impl Mapped {
         let held = Held::read(file);
         let writes = opaque(self.protection) & PROT_WRITE != 0;
         let (reads, changes) = (self.part == 0, writes && self.shared != 0);
-        if held.inode != 0 && (reads || changes) {
+        if reads || changes {
             let data = outcome(held::judge(&actor, &held, reads, changes, hook));
             if data != 0 {
                 return data;
@@ -255,10 +259,11 @@ impl Mapped {
 /// The same, without the compiler knowing so: it would make one comparison of a pointer and a number, which the
 /// verifier refuses.
 #[inline(always)]
-fn opaque(mut value: u64) -> u64 {
-    // SAFETY: no instruction.
-    unsafe { asm!("/* {0} */", inout(reg) value, options(nomem, nostack)) };
-    value
+fn opaque(value: u64) -> u64 {
+    let same;
+    // SAFETY: a copy.
+    unsafe { asm!("{0} = {1}", out(reg) same, in(reg) value, options(nomem, nostack)) };
+    same
 }
 
 /// Whether a file with the mode of a backing file is one. Before 6.5 that mode is `FMODE_NONOTIFY`, which
