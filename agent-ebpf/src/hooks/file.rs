@@ -171,7 +171,14 @@ pub fn map(ctx: &LsmContext, with_ima: bool) -> i32 {
         return prior;
     }
     let (file, protection, flags): (u64, u64, u64) = (ctx.arg(0), ctx.arg(2), ctx.arg(3));
-    let mapped = Mapped { file, protection, shared: flags & MAP_SHARED, part: 0, with_ima };
+    let mapped = Mapped {
+        file,
+        protection,
+        shared: flags & MAP_SHARED,
+        is_mapped: false,
+        part: 0,
+        with_ima,
+    };
     mapped.judge(Hook::MmapFile)
 }
 
@@ -198,7 +205,7 @@ pub fn protect(ctx: &LsmContext) -> i32 {
     }
     let shared = path::read::<u64>(part, &offsets().vma_flags) & VM_SHARED;
     // Here the address space is locked, which IMA may want too, to read.
-    let mapped = Mapped { file, protection, shared, part, with_ima: false };
+    let mapped = Mapped { file, protection, shared, is_mapped: true, part, with_ima: false };
     mapped.judge(Hook::FileMprotect)
 }
 
@@ -210,7 +217,9 @@ struct Mapped {
     protection: u64,
     /// Not 0 when others see what is written.
     shared: u64,
-    /// The part of the address space, if it is mapped already; else 0.
+    /// Whether it is mapped already, and so was read.
+    is_mapped: bool,
+    /// The part of the address space that it is mapped at.
     part: u64,
     with_ima: bool,
 }
@@ -224,9 +233,14 @@ impl Mapped {
     fn judge(&self, hook: Hook) -> i32 {
         let Some(actor) = identity::acting() else { return 0 };
         let file = self.file;
+        // Of a hook's file some verifiers know that there is one, where there may be none, and leave out the first
+        // look; others want it.
         if opaque(file) == 0 {
-            let is_code = self.protection & PROT_EXEC != 0;
-            return if is_code { privilege::execmem(&actor, hook) } else { 0 };
+            return self.memory(&actor, hook);
+        }
+        let held = Held::read(file);
+        if !self.is_mapped && held.inode == 0 {
+            return self.memory(&actor, hook);
         }
         if opaque(self.protection) & PROT_EXEC != 0 {
             let opened = Opened { with_ima: self.with_ima, ..Opened::held(file) };
@@ -236,9 +250,8 @@ impl Mapped {
                 return code;
             }
         }
-        let held = Held::read(file);
         let writes = opaque(self.protection) & PROT_WRITE != 0;
-        let (reads, changes) = (self.part == 0, writes && self.shared != 0);
+        let (reads, changes) = (!self.is_mapped, writes && self.shared != 0);
         if reads || changes {
             let data = outcome(held::judge(&actor, &held, reads, changes, hook));
             if data != 0 {
@@ -251,8 +264,15 @@ impl Mapped {
         let is_file = path::read::<u16>(held.inode, &offsets().inode_mode) & S_IFMT == S_IFREG;
         // Pages of its own it may get, or has.
         let own_pages = writes && self.shared == 0
-            || self.part != 0 && identity::read(self.part, &offsets().vma_anon) != Some(0_u64);
+            || self.is_mapped && identity::read(self.part, &offsets().vma_anon) != Some(0_u64);
         if own_pages || !is_file { privilege::execmem(&actor, hook) } else { 0 }
+    }
+
+    /// Judges memory without a file.
+    #[inline(always)]
+    fn memory(&self, actor: &Actor, hook: Hook) -> i32 {
+        let is_code = self.protection & PROT_EXEC != 0;
+        if is_code { privilege::execmem(actor, hook) } else { 0 }
     }
 }
 

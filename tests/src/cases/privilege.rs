@@ -48,6 +48,8 @@ const EACCES: i64 = 13;
 
 const TRACE: &str = "ptrace, signal";
 const SPACES: &str = "mount, namespace";
+/// Of which only what is denied is told.
+const CODE: &str = "execmem";
 const POWERS: &str = "capability, module, kexec";
 
 const DEEDS: &[Deed] = &[
@@ -78,6 +80,9 @@ const DEEDS: &[Deed] = &[
     deed("setting_up_the_network", "capability", POWERS, true, |_| words(&["set-mtu"])),
     deed("loading_a_module", "module", POWERS, true, |_| words(&["load-module"])),
     deed("loading_a_kernel", "kexec", POWERS, true, |_| words(&["load-kernel"])),
+    deed("making_memory_code", CODE, CODE, false, |_| words(&["memory-to-code"])),
+    deed("mapping_memory_as_code", CODE, CODE, false, |_| words(&["memory-of-code"])),
+    deed("mapping_a_memfd_as_code", CODE, CODE, false, |_| words(&["memfd-of-code"])),
 ];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -93,7 +98,9 @@ pub(super) fn cases() -> Vec<Case> {
                 continue;
             }
             let name = format!("{promise}_{}", deed.name);
-            cases.push(case(&name, move || shared(|world| test(deed, world))));
+            let case = case(&name, move || shared(|world| test(deed, world)));
+            // What the verifier knows of a hook's file differs between kernels.
+            cases.push(if deed.row == CODE { case.in_subset() } else { case });
         }
     }
     cases.push(case("agents_signal_and_trace_their_own", || shared(own_processes)).in_subset());
@@ -181,7 +188,7 @@ fn allows(deed: &Deed, world: &World) -> Result<()> {
     let (output, step) = run(deed, &agent(deed, world, &name, &permit(deed))?, &at)?;
     drop(bystander);
     output.expect(&step, 0)?;
-    if !covered(deed.row, world)? {
+    if !covered(deed.row, world)? || deed.row == CODE {
         return Ok(());
     }
     let event = events.wait("that it was allowed", |event| is_told(deed, event, &name))?;
