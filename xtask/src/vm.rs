@@ -1,8 +1,9 @@
 //! Boots a test kernel in QEMU, runs one command in it as root, and ends with its exit code.
 //!
-//! The guest has three serial ports: the kernel's console, which goes to a log file; the command's
-//! output, which is passed on line by line; and the exit code. So the output is clean without any
-//! guessing, and a guest that dies cannot be taken for one that succeeded.
+//! The guest has two serial ports: the kernel's console, which goes to a log file, and the command's
+//! output, which is passed on line by line. The exit code goes to a disk, where a write is known to
+//! have arrived. So the output is clean without any guessing, and a guest that dies cannot be taken
+//! for one that succeeded.
 
 use std::ffi::OsString;
 use std::fs;
@@ -95,14 +96,14 @@ impl Guest {
         // before its command said a word is booted again.
         let mut boots = 1;
         let mut ended = loop {
+            workshop.clear_status()?;
             let mut machine = self.machine(&qemu, &kernel, &workshop, &archive, &disks);
             let mut spoke = false;
             let ended = process::watch(&mut machine, Some(self.limit), |text| {
                 spoke = true;
                 line(text);
             })?;
-            let status = fs::read_to_string(workshop.status()).unwrap_or_default();
-            if spoke || ended.timed_out || !status.trim().is_empty() || boots == BOOTS {
+            if spoke || ended.timed_out || workshop.code()?.is_some() || boots == BOOTS {
                 break ended;
             }
             boots += 1;
@@ -112,8 +113,6 @@ impl Guest {
                 workshop.keep_console()?
             ));
         };
-        let status = fs::read_to_string(workshop.status()).unwrap_or_default();
-        let code: Option<i32> = status.trim().parse().ok();
         if ended.timed_out {
             process::say(&format!(
                 "the guest with kernel {} was not done after {} s and was ended; {}",
@@ -122,7 +121,7 @@ impl Guest {
                 workshop.keep_console()?
             ));
             ended.code = Some(TIMED_OUT);
-        } else if let Some(code) = code {
+        } else if let Some(code) = workshop.code()? {
             ended.code = Some(code);
         } else {
             process::say(&format!(
@@ -220,9 +219,10 @@ impl Guest {
             .args(["-append", &words.join(" ")])
             .arg("-serial")
             .arg(file_chardev(&workshop.console()))
-            .args(["-serial", "stdio"])
-            .arg("-serial")
-            .arg(file_chardev(&workshop.status()));
+            .args(["-serial", "stdio"]);
+        let mut status = OsString::from("if=virtio,format=raw,file=");
+        status.push(workshop.status());
+        machine.arg("-drive").arg(status);
         for disk in disks {
             // A snapshot: what a guest writes is gone with it.
             let mut drive = OsString::from("if=virtio,format=raw,snapshot=on,file=");
@@ -294,6 +294,20 @@ impl Workshop {
 
     fn status(&self) -> PathBuf {
         self.folder.join("status")
+    }
+
+    /// Makes the disk for the exit code anew: one sector of zeros.
+    fn clear_status(&self) -> Result<()> {
+        let path = self.status();
+        fs::write(&path, [0; 512]).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The exit code that the guest wrote, if it did.
+    fn code(&self) -> Result<Option<i32>> {
+        let path = self.status();
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(text.trim_end_matches('\0').trim_end().parse().ok())
     }
 
     /// Keeps the kernel's console for the reader; returns its last lines and where the rest is.

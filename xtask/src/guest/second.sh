@@ -1,6 +1,6 @@
 #!/bin/sh
 # Second init of the test guest: mounts what a host has, runs the command with the second serial
-# port as its output, writes the exit code to the third, and switches the machine off.
+# port as its output, writes the exit code to the first disk, and switches the machine off.
 export PATH=/usr/local/bin:/usr/bin:/bin
 
 try() {
@@ -24,21 +24,23 @@ ln -sf fd/1 /dev/stdout
 ln -sf fd/2 /dev/stderr
 hostname ambit-vm
 try ip link set lo up
-if [ -b /dev/vda ]; then
-    try mkdir -p /mnt/ext4
-    try mount -t ext4 /dev/vda /mnt/ext4
-fi
 if [ -b /dev/vdb ]; then
+    try mkdir -p /mnt/ext4
+    try mount -t ext4 /dev/vdb /mnt/ext4
+fi
+if [ -b /dev/vdc ]; then
     try mkdir -p /mnt/debian
-    try mount -t ext4 /dev/vdb /mnt/debian
+    try mount -t ext4 /dev/vdc /mnt/debian
 fi
 
 # Raw: what the command writes reaches the host byte for byte.
 try stty -F /dev/ttyS1 raw -echo
-try stty -F /dev/ttyS2 raw -echo
+# Kept open: the last one to close a serial port throws away what it has not sent yet if a signal
+# comes, an orphan's death for instance.
+exec 3>/dev/ttyS1
 cd /root || exit
 env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/root USER=root LANG=C.UTF-8 TERM=dumb NO_COLOR=1 \
     RUST_BACKTRACE=1 sh /usr/lib/ambit-vm/command </dev/null >/dev/ttyS1 2>&1
-echo "$?" >/dev/ttyS2
+echo "$?" >/dev/vda
 sync
 poweroff -f
