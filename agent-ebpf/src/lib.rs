@@ -514,8 +514,9 @@ pub fn decide_peer(
     let zero = names.zero();
     let none = Pair { permit: zero, forbid: zero };
     let (mut found, classes) = of_address_and_port(facet, peer, reach, none);
+    // Where no rule asks for names there is no such entry.
     let Some(nameless) = reach.peer(&PeerKey::NAMELESS) else {
-        return Decision::of(found.and(joined_peer(facet, classes, 0, reach, none)));
+        return Decision::of(found);
     };
     // The numbers of the names that live: none is 0.
     let mut living = zero;
@@ -532,7 +533,7 @@ pub fn decide_peer(
                     return Decision::because(Reason::PeerUnresolved);
                 };
                 living |= name.name;
-                found = found.and(named_peer(facet, classes, cell, reach, none));
+                found = found.and(named_peer(facet, classes, cell, reach));
             }
             if known.more_until > now || !known.is_of(&key) {
                 return Decision::because(Reason::PeerUnresolved);
@@ -540,12 +541,12 @@ pub fn decide_peer(
         }
     }
     if living == 0 {
-        found = found.and(named_peer(facet, classes, nameless, reach, none));
+        found = found.and(named_peer(facet, classes, nameless, reach));
     }
     Decision::of(found)
 }
 
-/// What holds of a peer's address, and of its protocol and port; and its classes.
+/// What holds of a peer's address, of its protocol and port, and of both together; and its classes.
 #[inline(always)]
 fn of_address_and_port(
     facet: PeerFacet,
@@ -567,6 +568,12 @@ fn of_address_and_port(
         found = found.and(cell.pairs[facet as usize]);
         classes[1] = cell.class;
     }
+    // No rule that joins dimensions and asks for the address holds of one of class 0.
+    if classes[0] != 0
+        && let Some(joined) = joined_peer(facet, [classes[0], classes[1], JoinKey::ANY], reach)
+    {
+        found = found.and(*joined);
+    }
     (found, classes)
 }
 
@@ -575,44 +582,36 @@ fn of_address_and_port(
 #[inline(always)]
 pub fn decide_connected(peer: &Peer, reach: &impl Reach, zero: u32) -> Decision {
     let none = Pair { permit: zero, forbid: zero };
-    let (mut found, classes) = of_address_and_port(PeerFacet::Connect, peer, reach, none);
-    // Where rules ask for names, those that join dimensions may be among them.
-    if reach.peer(&PeerKey::NAMELESS).is_none() {
-        found = found.and(joined_peer(PeerFacet::Connect, classes, 0, reach, none));
-    }
-    Decision::of(found)
+    Decision::of(of_address_and_port(PeerFacet::Connect, peer, reach, none).0)
 }
 
 /// What a name adds to what holds of a peer's address and port.
 #[inline(always)]
 fn named_peer(
     facet: PeerFacet,
-    classes: [u32; 2],
+    [address, port]: [u32; 2],
     cell: &PeerCell,
     reach: &impl Reach,
-    none: Pair,
 ) -> Pair {
-    cell.pairs[facet as usize].and(joined_peer(facet, classes, cell.class, reach, none))
+    let mut found = cell.pairs[facet as usize];
+    // What asks for no address holds of no name of class 0.
+    if cell.class != 0
+        && let Some(joined) = joined_peer(facet, [JoinKey::ANY, port, cell.class], reach)
+    {
+        found = found.and(*joined);
+    }
+    if address != 0
+        && let Some(joined) = joined_peer(facet, [address, port, cell.class], reach)
+    {
+        found = found.and(*joined);
+    }
+    found
 }
 
-/// What rules that join dimensions say of a peer.
+/// What rules that join dimensions say of a peer of these classes.
 #[inline(always)]
-fn joined_peer(
-    facet: PeerFacet,
-    classes: [u32; 2],
-    name: u32,
-    reach: &impl Reach,
-    none: Pair,
-) -> Pair {
-    // No such rule holds of an address of class 0.
-    if classes[0] == 0 {
-        return none;
-    }
-    let classes = [classes[0], classes[1], name];
-    match reach.join(&JoinKey { facet: JoinKey::PEERS | facet as u32, classes }) {
-        Some(joined) => *joined,
-        None => none,
-    }
+fn joined_peer(facet: PeerFacet, classes: [u32; 3], reach: &impl Reach) -> Option<&Pair> {
+    reach.join(&JoinKey { facet: JoinKey::PEERS | facet as u32, classes })
 }
 
 impl PeerNames {

@@ -266,7 +266,8 @@ fn a_peer_is_judged_by_address_by_port_and_by_both() {
     low.prefix_len = PeerKey::PORT + 6; // below 1024
     let pairs = [forbid(5), Pair::default(), permit(6)];
     tables.peers.insert(low, PeerCell { pairs, class: 2, pad: 0 });
-    tables.joins.insert(JoinKey { facet: JoinKey::PEERS | 1, classes: [1, 2, 0] }, permit(3));
+    let classes = [1, 2, JoinKey::ANY];
+    tables.joins.insert(JoinKey { facet: JoinKey::PEERS | 1, classes }, permit(3));
     let says = |action, address, port| decide_peer(action, &peer(address, port), &tables, &tables);
     assert_eq!(says(Action::Connect, [10, 1, 2, 3], 80).rule, 5);
     assert_eq!(says(Action::Bind, [10, 1, 2, 3], 80).rule, 3);
@@ -332,10 +333,13 @@ fn what_is_connected_is_judged_by_its_address_and_port() {
     let mut tables = Tables::default();
     let cell = |pair, class| PeerCell { pairs: [pair; PEER_FACETS], class, pad: 0 };
     tables.peers.insert(peer.address_key(), cell(permit(3), 1));
-    tables.joins.insert(JoinKey { facet: JoinKey::PEERS, classes: [1, 0, 0] }, forbid(2));
+    let join = |third| JoinKey { facet: JoinKey::PEERS, classes: [1, 0, third] };
+    tables.joins.insert(join(JoinKey::ANY), forbid(2));
     let says = |tables: &Tables| decide_connected(&peer, tables, 0);
     assert_eq!(says(&tables), Decision { reason: Reason::Forbidden, rule: 2 });
-    // With rules on names nobody can tell here whether this is one of them.
+    // What asks for names says nothing of it.
+    tables.joins.clear();
+    tables.joins.insert(join(0), forbid(2));
     tables.peers.insert(PeerKey::NAMELESS, cell(forbid(5), 0));
     assert_eq!(says(&tables).reason, Reason::Permitted);
     tables.peers.insert(peer.address_key(), cell(forbid(4), 1));
@@ -351,7 +355,8 @@ fn what_has_no_name_is_judged_as_such_and_names_join() {
     tables.peers.insert(all, PeerCell { class: 1, ..PeerCell::default() });
     tables.hosts.insert(key, known_by(key, &[(1, 2000)]));
     tables.names.insert(1, PeerCell { class: 5, ..PeerCell::default() });
-    tables.joins.insert(JoinKey { facet: JoinKey::PEERS, classes: [1, 0, 5] }, permit(3));
+    let join = |address, name| JoinKey { facet: JoinKey::PEERS, classes: [address, 0, name] };
+    tables.joins.insert(join(1, 5), permit(3));
     let says = |tables: &Tables| decide_peer(Action::Connect, &peer, tables, tables).rule;
     // No rule asks for names, so nobody looks.
     assert_eq!(says(&tables), RULE_NONE);
@@ -360,8 +365,14 @@ fn what_has_no_name_is_judged_as_such_and_names_join() {
     assert_eq!(says(&tables), 3);
     tables.hosts.clear();
     assert_eq!(says(&tables), 9);
-    tables.joins.insert(JoinKey { facet: JoinKey::PEERS, classes: [1, 0, 4] }, forbid(2));
+    tables.joins.insert(join(1, 4), forbid(2));
     assert_eq!(says(&tables), 2);
+    // For a name whatever its address is, and for an address whatever its name is.
+    tables.hosts.insert(key, known_by(key, &[(1, 2000)]));
+    tables.joins.insert(join(JoinKey::ANY, 5), forbid(6));
+    assert_eq!(says(&tables), 6);
+    tables.joins.insert(join(1, JoinKey::ANY), forbid(4));
+    assert_eq!(says(&tables), 4);
 }
 
 #[test]

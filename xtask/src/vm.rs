@@ -305,8 +305,8 @@ impl Workshop {
     /// The exit code that the guest wrote, if it did.
     fn code(&self) -> Result<Option<i32>> {
         let path = self.status();
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(text.trim_end_matches('\0').trim_end().parse().ok())
     }
 

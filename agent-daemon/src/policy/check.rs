@@ -275,7 +275,7 @@ fn form(words: Words<'_>) -> String {
                         let parsed = Net::parse(text.trim_matches('"'));
                         parsed.is_ok() && !(text.contains(':') && text.contains('.'))
                     }
-                    (_, "::" | "like") | ("path", "==" | "!=") => true,
+                    (_, "::" | "like") | ("path" | "host", "==" | "!=") => true,
                     (_, "(") => before(3) == "@",
                     _ => false,
                 }

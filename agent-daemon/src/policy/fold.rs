@@ -5,16 +5,18 @@
 //! dimension's cells. Those that join dimensions give each point a class (of points at which the same
 //! of them is left), and what they say of classes together stands in the table of joins.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use agent_ebpf::{JoinKey, Pair, PlaceCell, RULE_NONE, RuleId};
 
-use super::formula::{AtomId, Atoms, Dimension, Formula};
+use super::formula::{Atom, AtomId, Atoms, Dimension, Formula};
 use super::rule::Effect;
 
 /// The most entries that the table of joins of one agent may have.
 pub(super) const JOINS_MAX: usize = 1 << 20;
-/// The most steps that making it may take: what is left of a rule, times the classes to try it on.
+/// The most steps that making it may take: the classes to try what is left of each rule on, and those on which
+/// it holds.
 pub(super) const STEPS_MAX: usize = 1 << 26;
 
 /// One alternative of a rule.
@@ -27,30 +29,68 @@ pub(super) struct Piece {
     pub(super) formula: Formula,
 }
 
+impl Piece {
+    /// Adds what it says of these classes together, under each of its facets.
+    fn says(&self, peers: bool, classes: [u32; 3], found: &mut BTreeMap<JoinKey, Pair>) {
+        let said = match self.effect {
+            Effect::Permit => Pair { permit: self.rule, forbid: RULE_NONE },
+            Effect::Forbid => Pair { permit: RULE_NONE, forbid: self.rule },
+        };
+        for facet in (0..u32::BITS).filter(|facet| self.facets & 1 << facet != 0) {
+            let facet = if peers { JoinKey::PEERS | facet } else { facet };
+            let pair = found.entry(JoinKey { facet, classes }).or_default();
+            *pair = pair.and(said);
+        }
+    }
+}
+
+/// What a piece asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// This dimension alone.
+    One(Dimension),
+    /// Several, or the content.
+    Several,
+    /// Several, but not the address; and it holds of nothing that has no name. What it says of names stands
+    /// in the table of joins once, for every address.
+    Names,
+}
+
+impl Asks {
+    fn of(formula: &Formula, atoms: &Atoms) -> Self {
+        let dimension = |id| atoms.get(id).map(Atom::dimension);
+        let mut found: Option<Dimension> = None;
+        let (mut joins, mut elsewhere) = (false, false);
+        formula.each_atom(&mut |id| {
+            let one = dimension(id);
+            joins |= found.is_some() && one != found || one == Some(Dimension::Content);
+            elsewhere |= matches!(one, Some(Dimension::First | Dimension::Content));
+            found = one;
+        });
+        if !joins {
+            // What always holds is told with the first dimension, whose table always has a cell.
+            return Self::One(found.unwrap_or(Dimension::First));
+        }
+        let nameless = |id| atoms.get(id).is_some_and(Atom::is_of_name).then_some(false);
+        if !elsewhere && formula.rest(&nameless) == Formula::Const(false) {
+            Self::Names
+        } else {
+            Self::Several
+        }
+    }
+}
+
 /// The pieces of one agent's rules on places, or on peers.
 pub(super) struct Pieces<'a> {
     pub(super) all: Vec<Piece>,
-    /// The only dimension that a piece asks for; `None` when it joins several.
-    of: Vec<Option<Dimension>>,
+    asks: Vec<Asks>,
     atoms: &'a Atoms,
 }
 
 impl<'a> Pieces<'a> {
     pub(super) fn new(all: Vec<Piece>, atoms: &'a Atoms) -> Self {
-        let of = all.iter().map(|piece| {
-            let mut found: Option<Dimension> = None;
-            let mut joins = false;
-            piece.formula.each_atom(&mut |id| {
-                let dimension = atoms.get(id).map(super::formula::Atom::dimension);
-                joins |=
-                    found.is_some() && dimension != found || dimension == Some(Dimension::Content);
-                found = dimension;
-            });
-            // What always holds is told with the first dimension, whose table always has a cell.
-            if joins { None } else { Some(found.unwrap_or(Dimension::First)) }
-        });
-        let of = of.collect();
-        Self { all, of, atoms }
+        let asks = all.iter().map(|piece| Asks::of(&piece.formula, atoms)).collect();
+        Self { all, asks, atoms }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -63,7 +103,8 @@ impl<'a> Pieces<'a> {
 
     /// The first rule that joins dimensions, to speak of when there are too many.
     pub(super) fn first_joining(&self) -> Option<RuleId> {
-        let joining = self.all.iter().zip(&self.of).filter(|(_, of)| of.is_none());
+        let joining = self.all.iter().zip(&self.asks);
+        let joining = joining.filter(|(_, asks)| !matches!(asks, Asks::One(_)));
         joining.map(|(piece, _)| piece.rule).min()
     }
 
@@ -165,17 +206,19 @@ impl<'a> Fold<'a> {
             class: None,
         };
         for (index, piece) in pieces.all.iter().enumerate() {
-            let of = pieces.of.get(index).copied().flatten();
-            if of.is_some_and(|of| of != dimension) {
-                continue;
-            }
+            let asks = pieces.asks.get(index).copied();
+            let joins = match asks {
+                Some(Asks::One(of)) if of == dimension => false,
+                Some(Asks::Several | Asks::Names) => true,
+                Some(Asks::One(_)) | None => continue,
+            };
             piece.formula.each_atom(&mut |id| {
-                if pieces.atoms.get(id).map(super::formula::Atom::dimension) == Some(dimension) {
+                if pieces.atoms.get(id).map(Atom::dimension) == Some(dimension) {
                     let asking = fold.asking.entry(id).or_default();
                     if asking.last() != Some(&index) {
                         asking.push(index);
                     }
-                    if of.is_none() {
+                    if joins {
                         fold.joins.insert(id);
                     }
                 }
@@ -216,17 +259,18 @@ impl<'a> Fold<'a> {
     }
 
     fn reconsider(&mut self, index: usize) {
-        let Some(piece) = self.pieces.all.get(index) else {
+        let (Some(piece), Some(asks)) = (self.pieces.all.get(index), self.pieces.asks.get(index))
+        else {
             return;
         };
         let held = |id: AtomId| self.held.get(id as usize).copied().unwrap_or(false);
-        if self.pieces.of.get(index).copied().flatten().is_none() {
-            if self.dimension != Dimension::First {
+        if !matches!(asks, Asks::One(_)) {
+            if self.dimension != Dimension::First || *asks == Asks::Names {
                 return;
             }
             let atoms = self.pieces.atoms;
             let known = |id: AtomId| {
-                let dimension = atoms.get(id).map(super::formula::Atom::dimension);
+                let dimension = atoms.get(id).map(Atom::dimension);
                 (dimension == Some(Dimension::First)).then(|| held(id))
             };
             let rest = piece.formula.rest(&known);
@@ -315,62 +359,123 @@ impl<'a> Fold<'a> {
 #[derive(Debug)]
 pub(super) struct TooManyJoins;
 
+/// The classes of the second dimension or the third, to be found by what holds at them.
+struct ByAtom<'a> {
+    classes: &'a Classes,
+    having: HashMap<AtomId, Vec<u32>>,
+}
+
+/// The classes of a dimension in groups that a formula cannot tell apart.
+struct Groups<'a> {
+    /// The atoms of it that hold in a group, where any does; and the group.
+    met: Vec<(Vec<AtomId>, Vec<u32>)>,
+    /// Where none does: found when asked for, since they are many and most formulas hold at none.
+    others: OnceCell<Vec<u32>>,
+    classes: &'a Classes,
+}
+
+impl<'a> ByAtom<'a> {
+    fn new(classes: &'a Classes) -> Self {
+        let mut having: HashMap<AtomId, Vec<u32>> = HashMap::new();
+        for (held, class) in &classes.held {
+            for id in held {
+                having.entry(*id).or_default().push(*class);
+            }
+        }
+        Self { classes, having }
+    }
+
+    fn groups(&self, asked: &BTreeSet<AtomId>) -> Groups<'a> {
+        let mut met: HashMap<u32, Vec<AtomId>> = HashMap::new();
+        for id in asked {
+            for class in self.having.get(id).into_iter().flatten() {
+                met.entry(*class).or_default().push(*id);
+            }
+        }
+        let mut alike: HashMap<Vec<AtomId>, Vec<u32>> = HashMap::new();
+        for (class, held) in met {
+            alike.entry(held).or_default().push(class);
+        }
+        let met = alike.into_iter().collect();
+        Groups { met, others: OnceCell::new(), classes: self.classes }
+    }
+}
+
+impl Groups<'_> {
+    /// The atoms that hold in each group: in the last, none.
+    fn each(&self) -> impl Iterator<Item = (usize, &[AtomId])> {
+        self.met.iter().map(|(held, _)| held.as_slice()).chain([[].as_slice()]).enumerate()
+    }
+
+    fn classes(&self, group: usize) -> &[u32] {
+        match self.met.get(group) {
+            Some((_, classes)) => classes,
+            None => self.others.get_or_init(|| {
+                let met = self.met.iter().flat_map(|(_, classes)| classes);
+                let met: HashSet<u32> = met.copied().collect();
+                self.classes.held.values().filter(|class| !met.contains(class)).copied().collect()
+            }),
+        }
+    }
+}
+
 /// What the pieces that join dimensions say of the classes that can meet.
 ///
 /// # Errors
-/// More than [`JOINS_MAX`] entries.
+/// More than [`JOINS_MAX`] entries, or [`STEPS_MAX`] steps.
 pub(super) fn joins(
     pieces: &Pieces<'_>,
     [first, second, third]: [&Classes; 3],
     peers: bool,
 ) -> Result<BTreeMap<JoinKey, Pair>, TooManyJoins> {
-    let mut found: BTreeMap<JoinKey, Pair> = BTreeMap::new();
-    let combinations = second.held.len().saturating_mul(third.held.len());
-    if first.rests.len().saturating_mul(combinations) > STEPS_MAX {
-        return Err(TooManyJoins);
+    // By what is left: the classes of the first dimension where it is, with the pieces. Many leave the same.
+    let mut left: Vec<Vec<(u32, usize)>> = vec![Vec::new(); first.rests.len()];
+    for (pieces, class) in &first.left {
+        for (piece, rest) in pieces {
+            left.get_mut(*rest).into_iter().for_each(|left| left.push((*class, *piece)));
+        }
     }
-    // Where what can be left of a piece holds: many pieces leave the same.
-    let places: Vec<Vec<(u32, u32)>> = first
-        .rests
-        .iter()
-        .zip(&first.asked)
-        .map(|(rest, asked)| {
-            let mut places = Vec::new();
-            for (in_second, class) in &second.held {
-                for (in_third, other) in &third.held {
-                    let held = |id: AtomId| {
-                        in_second.binary_search(&id).is_ok() || in_third.binary_search(&id).is_ok()
-                    };
-                    // What asks for content is joined on its own.
-                    if !asked && rest.holds(&held) {
-                        places.push((*class, *other));
+    // What asks for content is joined on its own.
+    let left = first.rests.iter().zip(&first.asked).zip(left).filter(|((_, asked), _)| !**asked);
+    let left = left.map(|((rest, _), left)| (rest, left));
+    let named = pieces.all.iter().zip(&pieces.asks).enumerate();
+    let named = named.filter(|(_, (_, asks))| **asks == Asks::Names);
+    let named = named.map(|(index, (piece, _))| (&piece.formula, vec![(JoinKey::ANY, index)]));
+    let dimensions = [ByAtom::new(second), ByAtom::new(third)];
+    let mut found: BTreeMap<JoinKey, Pair> = BTreeMap::new();
+    let mut steps = 0usize;
+    for (rest, left) in left.chain(named) {
+        let mut asked = BTreeSet::new();
+        let mut names = !peers;
+        rest.each_atom(&mut |id| {
+            asked.insert(id);
+            names |= pieces.atoms.get(id).is_some_and(Atom::is_of_name);
+        });
+        let [second, third] = dimensions.each_ref().map(|dimension| dimension.groups(&asked));
+        for (seconds, in_second) in second.each() {
+            for (thirds, in_third) in third.each() {
+                steps += 1;
+                if !rest.holds(&|id| in_second.contains(&id) || in_third.contains(&id)) {
+                    continue;
+                }
+                let seconds = second.classes(seconds);
+                let thirds = if names { third.classes(thirds) } else { &[JoinKey::ANY] };
+                let entries = seconds.len().saturating_mul(thirds.len()).saturating_mul(left.len());
+                steps = steps.saturating_add(entries);
+                if steps > STEPS_MAX {
+                    return Err(TooManyJoins);
+                }
+                for (class, index) in &left {
+                    let Some(piece) = pieces.all.get(*index) else { continue };
+                    for second in seconds {
+                        for third in thirds {
+                            piece.says(peers, [*class, *second, *third], &mut found);
+                        }
+                        if found.len() > JOINS_MAX {
+                            return Err(TooManyJoins);
+                        }
                     }
                 }
-            }
-            places
-        })
-        .collect();
-    let mut steps = 0usize;
-    for (left, class) in &first.left {
-        for (index, rest) in left {
-            let (Some(piece), Some(places)) = (pieces.all.get(*index), places.get(*rest)) else {
-                continue;
-            };
-            let said = match piece.effect {
-                Effect::Permit => Pair { permit: piece.rule, forbid: RULE_NONE },
-                Effect::Forbid => Pair { permit: RULE_NONE, forbid: piece.rule },
-            };
-            for (second, third) in places {
-                for facet in (0..u32::BITS).filter(|facet| piece.facets & 1 << facet != 0) {
-                    steps += 1;
-                    let facet = if peers { JoinKey::PEERS | facet } else { facet };
-                    let key = JoinKey { facet, classes: [*class, *second, *third] };
-                    let pair = found.entry(key).or_default();
-                    *pair = pair.and(said);
-                }
-            }
-            if found.len() > JOINS_MAX || steps > STEPS_MAX {
-                return Err(TooManyJoins);
             }
         }
     }

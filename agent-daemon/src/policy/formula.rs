@@ -295,6 +295,11 @@ pub(super) enum Dimension {
 }
 
 impl Atom {
+    /// Whether it asks for the name that a peer's address is known by. None holds of what has no name.
+    pub(super) const fn is_of_name(&self) -> bool {
+        matches!(self, Self::HasHost | Self::Host(_) | Self::HostEnds(_))
+    }
+
     pub(super) const fn dimension(&self) -> Dimension {
         match self {
             Self::Object(_)
@@ -431,6 +436,14 @@ impl Atoms {
         self.atom(Atom::Protocol(set))
     }
 
+    /// The atom that a formula is.
+    fn of(&self, formula: &Formula) -> Option<(AtomId, Atom)> {
+        match formula {
+            Formula::Atom(id) => self.get(*id).cloned().map(|atom| (*id, atom)),
+            _ => None,
+        }
+    }
+
     /// All of them; ports, protocols and ranges that are asked for more than once become one.
     fn all(&mut self, parts: Vec<Formula>) -> Formula {
         if parts.len() < 2 {
@@ -442,12 +455,13 @@ impl Atoms {
         let mut object: Option<AtomId> = None;
         let mut content: Option<AtomId> = None;
         let mut kept = Vec::with_capacity(parts.len());
+        let atoms = parts.iter().filter_map(|part| self.of(part));
+        let named =
+            atoms.map(|(_, atom)| atom).any(|atom| atom.is_of_name() && atom != Atom::HasHost);
         for part in parts {
-            let atom = match &part {
-                Formula::Atom(id) => self.get(*id).cloned().map(|atom| (*id, atom)),
-                _ => None,
-            };
-            match atom {
+            match self.of(&part) {
+                // What has one of some names has a name.
+                Some((_, Atom::HasHost)) if named => {}
                 Some((_, Atom::Port(first, last))) => {
                     let (low, high) = port.unwrap_or((0, u16::MAX));
                     port = Some((low.max(first), high.min(last)));

@@ -64,6 +64,12 @@ impl Hosts {
         self.ends.is_empty()
     }
 
+    /// How many names and ends of names rules speak of.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.is.len() + self.ends.len()
+    }
+
     /// What is said of the peers with this name.
     #[must_use]
     pub fn cell(&self, name: &str) -> PeerCell {

@@ -227,13 +227,16 @@ pub struct JoinKey {
     /// A [`Facet`], with [`JoinKey::CONTENTS`] or a [`JoinKey::content`] where rules ask for that, or
     /// [`JoinKey::PEERS`] with a [`PeerFacet`].
     pub facet: u32,
-    /// Places: by path, by suffix, by pattern. Peers: by address, by protocol and port, by name.
+    /// Places: by path, by suffix, by pattern. Peers: by address, by protocol and port, by name; of what asks
+    /// for no address, or for no name, it is [`JoinKey::ANY`].
     pub classes: [u32; 3],
 }
 
 impl JoinKey {
     /// Marks [`JoinKey::facet`] as a [`PeerFacet`].
     pub const PEERS: u32 = 1 << 31;
+    /// Stands for every address, or for every name.
+    pub const ANY: u32 = u32::MAX;
     /// Marks what rules on content could say here, whatever the content is. Without such an entry no content
     /// makes a difference.
     pub const CONTENTS: u32 = 1 << 30;

@@ -34,7 +34,7 @@ fn load(rules: usize, rule: impl Fn(usize) -> String) -> (Arc<Lowered>, Took) {
 /// A kind of rule that may be had by the hundred thousand, and the one with this number.
 type Rules = (&'static str, fn(usize) -> String);
 
-fn kinds() -> [Rules; 6] {
+fn kinds() -> [Rules; 8] {
     const READ: &str = "action == Action::\"read\"";
     const CONNECT: &str = "action == Action::\"connect\"";
     [
@@ -59,6 +59,12 @@ fn kinds() -> [Rules; 6] {
                 a + 1
             )
         }),
+        ("names", |n| {
+            format!(
+                "permit(principal, {CONNECT}, resource is Peer) when {{ resource has host && resource.host == \"h{n}.example\" }};"
+            )
+        }),
+        ("names with a port", named_with_port),
         ("addresses with a port", |n| {
             let (a, b, c) = (n >> 16 & 255, n >> 8 & 255, n & 255);
             let port = 1 + n % 50;
@@ -69,14 +75,37 @@ fn kinds() -> [Rules; 6] {
     ]
 }
 
+fn named_with_port(n: usize) -> String {
+    let port = 1 + n % 50;
+    format!(
+        "permit(principal, action == Action::\"connect\", resource is Peer) when {{ resource has host && resource.host == \"h{n}.example\" && resource.port == {port} }};"
+    )
+}
+
 #[test]
 fn every_rule_of_many_leaves_its_trace() {
     for (kind, rule) in kinds() {
         let (lowered, _) = load(2_000, rule);
         assert_eq!(lowered.rules.len(), 2_000, "{kind}");
         let cells = lowered.places.len() + lowered.peers.len() + lowered.joins.len();
+        let cells = cells + lowered.hosts.len();
         assert!(cells >= 2_000, "{kind}: {cells}");
     }
+}
+
+/// Each name stands once, however many addresses are told apart.
+#[test]
+fn names_with_a_port_stand_beside_ranges_with_a_port() {
+    let (lowered, _) = load(10_500, |n| match n {
+        0..10_000 => named_with_port(n),
+        _ => format!(
+            "permit(principal, action == Action::\"connect\", resource is Peer) when {{ resource.ip.isInRange(ip(\"10.{}.{}.0/24\")) && resource.port == 443 }};",
+            n / 256,
+            n % 256
+        ),
+    });
+    assert_eq!(lowered.rules.len(), 10_500);
+    assert_eq!(lowered.joins.len(), 10_500);
 }
 
 /// Prints what 100,000 rules cost; means something only in the release profile.
