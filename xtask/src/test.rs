@@ -45,9 +45,9 @@ const SUITES: &[Suite] = &[
     suite(Some("7.3"), &["--subset"], 1, 1500, 2400),
 ];
 
-/// How many guests run at once: each keeps one core busy, and waits a fifth of its time.
+/// How many guests run at once: each uses one core, and waits four tenths of its time.
 fn at_once() -> usize {
-    thread::available_parallelism().map_or(2, |cores| cores.get() + 1)
+    thread::available_parallelism().map_or(2, |cores| cores.get() * 2)
 }
 
 /// How long the unit tests may take, with compiling them.

@@ -46,7 +46,6 @@ pub(super) fn cases() -> Vec<Case> {
         case("an_audited_agent_is_told_which_names_it_would_need", || shared(audited)),
         case("names_outlive_the_daemon_and_follow_a_reload", outlive)
             .alone()
-            .in_subset()
             .within(Duration::from_secs(120)),
     ]
 }
