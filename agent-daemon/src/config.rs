@@ -16,6 +16,9 @@ pub const DEFAULT_PATH: &str = "/etc/ambit/ambit.toml";
 /// Largest configuration that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// Longest time between heartbeats, in seconds: a day.
+const HEARTBEAT_MAX: u32 = 86_400;
+
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -146,11 +149,18 @@ pub struct EventsConfig {
     pub max_bytes: u64,
     /// Files that are kept, the current one included.
     pub keep: u32,
+    /// Seconds from one heartbeat to the next.
+    pub heartbeat_seconds: u32,
 }
 
 impl Default for EventsConfig {
     fn default() -> Self {
-        Self { file: PathBuf::from("/var/log/ambit/events.jsonl"), max_bytes: 64 << 20, keep: 8 }
+        Self {
+            file: PathBuf::from("/var/log/ambit/events.jsonl"),
+            max_bytes: 64 << 20,
+            keep: 8,
+            heartbeat_seconds: 60,
+        }
     }
 }
 
@@ -273,6 +283,12 @@ impl Config {
         if self.events.max_bytes < 4096 || self.events.keep == 0 {
             return Err("events: max_bytes must be at least 4096 and keep at least 1".to_owned());
         }
+        if !(1..=HEARTBEAT_MAX).contains(&self.events.heartbeat_seconds) {
+            return Err(format!(
+                "events.heartbeat_seconds = {}: write 1 to {HEARTBEAT_MAX}",
+                self.events.heartbeat_seconds
+            ));
+        }
         self.metrics()?;
         for agent in &self.agents {
             AgentName::parse(&agent.name).map_err(|error| error.to_string())?;
@@ -345,6 +361,7 @@ mod tests {
     fn values_that_make_no_sense_are_refused() {
         for (text, word) in [
             ("[events]\nfile = \"x\"", "absolute"),
+            ("[events]\nheartbeat_seconds = 0", "write 1 to 86400"),
             ("[daemon]\nmetrics = \"9464\"", "address with a port"),
             ("[kernel]\ntold_ring_bytes = 5000", "power of two"),
             ("[[agent]]\nname = \"a b\"\ncgroup = \"/x\"", "cannot name an agent"),

@@ -28,9 +28,10 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 pub static AGENTS: HashMap<u32, Agent, 4096, NO_PREALLOC> = HashMap::new();
 
-/// Cgroup id to agent number. Written by the daemon.
+/// Cgroup id to agent number. Written by the daemon. There is room for more than in [`AGENTS`]: who is bound
+/// and has no entry there is permitted nothing.
 #[btf_map]
-pub static CGROUPS: HashMap<u64, u32, 4096, NO_PREALLOC> = HashMap::new();
+pub static CGROUPS: HashMap<u64, u32, 16384, NO_PREALLOC> = HashMap::new();
 
 /// Processes of agents, by thread group id. Written by the hooks, removed at exit; read by the daemon
 /// for the fanotify backend and to refuse agents at its control socket.

@@ -17,7 +17,7 @@ pub const PROCESS: u64 = 1007;
 pub const FILE: u64 = 1001;
 /// Kernel Activity.
 pub const KERNEL: u64 = 1003;
-/// Event Log Activity: what was lost.
+/// Event Log Activity: what was lost, and heartbeats.
 pub const LOG: u64 = 1008;
 /// Network Activity.
 pub const NETWORK: u64 = 4001;

@@ -299,6 +299,12 @@ impl World {
         Metrics::read(&self.settings.metrics)
     }
 
+    /// Where metrics are served.
+    #[must_use]
+    pub fn metrics_address(&self) -> &str {
+        &self.settings.metrics
+    }
+
     /// Has the daemon take the policy folder anew, at its control socket. The error is what it answers.
     pub fn reload(&self) -> Result<()> {
         let socket = format!("{RUN}/ambit.sock");

@@ -8,6 +8,7 @@ mod initramfs;
 mod kernels;
 mod object;
 mod process;
+mod prometheus;
 mod prove;
 mod setup;
 mod test;

@@ -9,6 +9,7 @@ use crate::apt;
 use crate::cache::Cache;
 use crate::kernels::{self, KERNELS};
 use crate::process::{self, say};
+use crate::prometheus;
 use crate::toolchain::{self, Toolchain};
 use crate::userland;
 
@@ -30,7 +31,7 @@ const VM_PROGRAMS: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Sets everything up; with `vms`, also what booting test kernels needs, all the kernels,
-/// and the guests' tools.
+/// the guests' tools, and Prometheus.
 pub fn all(cache: &Cache, vms: bool) -> Result<Toolchain> {
     let started = Instant::now();
     programs(cache, PROGRAMS)?;
@@ -44,6 +45,7 @@ pub fn all(cache: &Cache, vms: bool) -> Result<Toolchain> {
             say(&format!("kernel {:5} is {}", row.line, kernel.release));
         }
         userland::ensure(cache)?;
+        prometheus::ensure(cache)?;
     }
     say(&format!(
         "ready after {:.1} s; cache: {}",

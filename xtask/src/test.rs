@@ -17,6 +17,7 @@ use crate::coverage::Measured;
 use crate::kernels::{self, Row};
 use crate::object;
 use crate::process::{self, Ended, Paint, paint};
+use crate::prometheus;
 use crate::setup;
 use crate::vm::Guest;
 
@@ -137,7 +138,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
         object::all(&toolchain, strict)
     })?;
     if options.lints() {
-        checks(&mut report, &object)?;
+        checks(cache, &mut report, &object)?;
     }
     if !options.native_only {
         let mut cargo = object::with_object(process::cargo(), &object);
@@ -159,7 +160,7 @@ pub fn run(cache: &Cache, options: &Options) -> Result<ExitCode> {
             report.skipped.push("native (needs root)".to_owned());
             continue;
         }
-        let ended = natively(suite, options);
+        let ended = natively(cache, suite, options);
         settle(&mut report, &mut measured, suite, ended, options);
     }
     for (suite, ended) in all_guests(cache, &guests, options) {
@@ -176,14 +177,14 @@ pub fn lint(cache: &Cache) -> Result<ExitCode> {
     let strict = object::Options { debug_log: false, strict: true };
     let object = object::object(&toolchain, strict)?.into_os_string();
     let mut report = Report::default();
-    checks(&mut report, &object)?;
+    checks(cache, &mut report, &object)?;
     for failed in &report.failed_checks {
         println!("failed: {failed}");
     }
     Ok(report.exit_code())
 }
 
-fn checks(report: &mut Report, object: &OsString) -> Result<()> {
+fn checks(cache: &Cache, report: &mut Report, object: &OsString) -> Result<()> {
     let cargo = |arguments: &[&str]| -> Command {
         let mut cargo = object::with_object(process::cargo(), object);
         cargo.current_dir(cache::checkout()).args(arguments);
@@ -192,10 +193,14 @@ fn checks(report: &mut Report, object: &OsString) -> Result<()> {
     let mut docs = cargo(&["doc", "--quiet", "--no-deps", "--workspace"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
     let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    let mut alerts = process::command(prometheus::ensure(cache)?.join("promtool"));
+    alerts.current_dir(cache::checkout().join("deploy/prometheus"));
+    alerts.args(["test", "rules", "rules.test.yaml"]);
     for (name, mut command) in [
         ("format", cargo(&["fmt", "--all", "--check", "--", "--color=never"])),
         ("lints", cargo(&clippy)),
         ("documentation", docs),
+        ("alerts", alerts),
     ] {
         let ended = stage(name, |line| process::watch(&mut command, None, line))?;
         if !ended.success() {
@@ -268,9 +273,10 @@ fn together(whole: &mut Result<Ended>, part: Result<Ended>) {
 }
 
 /// Runs a suite on this machine's own kernel.
-fn natively(suite: &Suite, options: &Options) -> Result<Ended> {
+fn natively(cache: &Cache, suite: &Suite, options: &Options) -> Result<Ended> {
     let mut command = process::command(cache::target().join("release/ambit-e2e"));
     command.args(options.suite_arguments(suite));
+    command.env("AMBIT_PROMETHEUS", prometheus::ensure(cache)?);
     stage("native", |line| process::watch(&mut command, Some(options.budget(suite)), line))
 }
 

@@ -75,6 +75,16 @@ pub struct Facts {
     kernel_memory: Option<u64>,
 }
 
+impl Facts {
+    /// What a daemon knows of itself, as it tells it to others.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn of(summary: &impl Serialize) -> serde_json::Result<Self> {
+        serde_json::from_value(serde_json::to_value(summary)?)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct FactCoverage {
     kernel: String,

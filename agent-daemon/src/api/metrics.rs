@@ -1,11 +1,14 @@
 //! Counters for Prometheus. Labels are bounded: agents, actions, verdicts, reasons, hooks.
 
+use std::time::{Duration, SystemTime};
+
 use agent_ebpf::{Action, Hook, Verdict};
 use prometheus::{
     Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
+use super::doctor::Row;
 use crate::kernel::Coverage;
 
 /// All of them.
@@ -18,7 +21,14 @@ pub struct Metrics {
     ring_bytes: IntGaugeVec,
     generation: IntGauge,
     load_errors: IntCounter,
+    load_succeeded: IntGauge,
+    heartbeat: Gauge,
+    heartbeat_interval: IntGauge,
+    stalled: IntGaugeVec,
+    enforced: IntGaugeVec,
     kernel_memory: IntGaugeVec,
+    entries: IntGaugeVec,
+    max_entries: IntGaugeVec,
     names: IntGauge,
     answers: IntCounterVec,
     hashes: IntGauge,
@@ -90,11 +100,59 @@ impl Metrics {
                 "Reloads that were refused; the policy before stayed in force",
             ),
         );
+        let load_succeeded = registered(
+            r,
+            IntGauge::new(
+                "ambit_policy_last_load_successful",
+                "1 when the policy that was loaded last is in force, 0 when it was refused",
+            ),
+        );
+        load_succeeded.set(1);
+        let heartbeat = registered(
+            r,
+            Gauge::new(
+                "ambit_heartbeat_time_seconds",
+                "When the last heartbeat event was made, in seconds since 1970",
+            ),
+        );
+        let heartbeat_interval = registered(
+            r,
+            IntGauge::new(
+                "ambit_heartbeat_interval_seconds",
+                "Seconds from one heartbeat event to the next",
+            ),
+        );
+        let stalled = registered(
+            r,
+            IntGaugeVec::new(
+                Opts::new(
+                    "ambit_sink_stalled",
+                    "1 while a sink holds events that it could not deliver, 0 otherwise",
+                ),
+                &["sink"],
+            ),
+        );
+        stalled.with_label_values(&["file"]).set(0);
         let kernel_memory = registered(
             r,
             IntGaugeVec::new(
                 Opts::new("ambit_kernel_memory_bytes", "Kernel memory of a table"),
                 &["table"],
+            ),
+        );
+        let of_table =
+            |name, help| registered(r, IntGaugeVec::new(Opts::new(name, help), &["table"]));
+        let entries = of_table("ambit_table_entries", "Entries of a table that agents fill");
+        let max_entries =
+            of_table("ambit_table_max_entries", "Room for entries in a table that agents fill");
+        let enforced = registered(
+            r,
+            IntGaugeVec::new(
+                Opts::new(
+                    "ambit_action_enforced",
+                    "1 when an action that is not permitted is denied, 0 when it is at most observed",
+                ),
+                &["action"],
             ),
         );
         let names =
@@ -168,8 +226,7 @@ impl Metrics {
         for kind in agent_ebpf::Kind::ALL {
             lost.with_label_values(&[ring(kind.name()).as_str()]);
         }
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        start.set(now.map_or(0.0, |now| now.as_secs_f64()));
+        start.set(now());
         Self {
             registry,
             actions,
@@ -179,7 +236,14 @@ impl Metrics {
             ring_bytes,
             generation,
             load_errors,
+            load_succeeded,
+            heartbeat,
+            heartbeat_interval,
+            stalled,
+            enforced,
             kernel_memory,
+            entries,
+            max_entries,
             names,
             answers,
             hashes,
@@ -244,9 +308,23 @@ impl Metrics {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
-    /// A reload was refused.
-    pub fn load_error(&self) {
-        self.load_errors.inc();
+    /// The policy was taken anew, or refused.
+    pub fn loaded(&self, well: bool) {
+        self.load_succeeded.set(i64::from(well));
+        if !well {
+            self.load_errors.inc();
+        }
+    }
+
+    /// A heartbeat was told; the next is due after this.
+    pub fn heartbeat(&self, interval: Duration) {
+        self.heartbeat.set(now());
+        self.heartbeat_interval.set(i64::try_from(interval.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Whether a sink holds what it could not deliver.
+    pub fn sink_stalled(&self, sink: &str, is_stalled: bool) {
+        self.stalled.with_label_values(&[sink]).set(i64::from(is_stalled));
     }
 
     /// What the tables cost, as `kernel::memory` has it.
@@ -254,6 +332,24 @@ impl Metrics {
         for (table, bytes) in tables {
             let bytes = i64::try_from(*bytes).unwrap_or(i64::MAX);
             self.kernel_memory.with_label_values(&[&table.to_lowercase()]).set(bytes);
+        }
+    }
+
+    /// How full the tables are, as `kernel::tables` has it.
+    pub fn fill(&self, tables: &[(&'static str, usize, u32)]) {
+        for (table, entries, room) in tables {
+            let table = table.to_lowercase();
+            let entries = i64::try_from(*entries).unwrap_or(i64::MAX);
+            self.entries.with_label_values(&[&table]).set(entries);
+            self.max_entries.with_label_values(&[&table]).set(i64::from(*room));
+        }
+    }
+
+    /// What `ambit doctor` says of each action.
+    pub fn enforced(&self, actions: &[Row]) {
+        for row in actions {
+            let enforced = i64::from(row.enforced_by.is_some());
+            self.enforced.with_label_values(&[&row.action]).set(enforced);
         }
     }
 
@@ -274,6 +370,12 @@ impl Metrics {
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
     }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0.0, |now| now.as_secs_f64())
 }
 
 fn ring(kind: &str) -> String {
@@ -303,6 +405,8 @@ mod tests {
             "ambit_events_lost_total{reason=\"ring_file\"} 3",
             "ambit_events_lost_total{reason=\"undecodable\"} 0",
             "ambit_policy_load_errors_total 0",
+            "ambit_policy_last_load_successful 1",
+            "ambit_sink_stalled{sink=\"file\"} 0",
             "ambit_program_hashes 0",
             "ambit_program_hashes_total{outcome=\"refused\"} 0",
             "ambit_hook_attached{hook=\"fanotify\"} 0",

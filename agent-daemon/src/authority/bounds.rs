@@ -65,11 +65,11 @@ impl fanotify::Bounds for Bounds {
         }
     }
 
-    fn reach(&self, agent: u32) -> Option<(u32, u8, Arc<HashedTables>)> {
+    fn reach(&self, agent: u32) -> Option<(u32, u8, Option<Arc<HashedTables>>)> {
         let names = self.directory.read();
         let entry = names.agents.get(&agent)?;
-        let set = names.sets.get(&entry.set)?;
-        Some((entry.set, entry.mode as u8, set.hashed.clone()))
+        let tables = names.sets.get(&entry.set).map(|set| set.hashed.clone());
+        Some((entry.set, entry.mode as u8, tables))
     }
 
     fn content(&self, object: (u32, u64)) -> Option<Content> {

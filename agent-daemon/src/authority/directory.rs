@@ -108,6 +108,8 @@ pub struct Inner {
     pub sets: HashMap<u32, SetEntry>,
     /// What agents were told of names.
     pub names: KnownNames,
+    /// How often a policy folder was taken.
+    pub generation: u64,
 }
 
 /// All agents and sets, behind one lock that is only ever held for a moment.

@@ -9,6 +9,7 @@ mod names;
 mod objects;
 mod protect;
 mod state;
+mod stated;
 mod stream;
 
 pub use contents::{OUTCOMES, content_of};

@@ -20,11 +20,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::FromBytes as _;
 
-use super::{contents::Contents, directory::Directory};
+use super::{contents::Contents, directory::Directory, stated::Stated};
 use crate::{
     api::Metrics,
     config::EventsConfig,
-    events::{Batch, Body, Host, Pipeline, Processes, decode, proc::SlashProc},
+    events::{Batch, Body, Host, Pipeline, Processes, decode, heartbeat::Pulse, proc::SlashProc},
     kernel::{Rings, TableError, Tables, fanotify::boot_time},
     policy::{AgentName, Attempt, Target},
     sinks::{FileSink, Sink, SinkError},
@@ -98,6 +98,7 @@ struct Carrier {
     ways: HashMap<PathBuf, Way>,
     /// Files that could not be opened.
     refused: HashSet<PathBuf>,
+    stated: Stated,
 }
 
 /// One file with the batch that is on its way there.
@@ -108,10 +109,12 @@ struct Way {
 }
 
 impl Stream {
-    /// Opens the rings and the common event file and starts to carry.
+    /// Opens the rings and the common event file and starts to carry. `run` is the folder in which the daemon
+    /// before may have left how far it came, which counts where its programs are `adopted`.
     pub fn start(
         maps: &Path,
         config: &EventsConfig,
+        (run, adopted): (&Path, bool),
         directory: Arc<Directory>,
         inbox: Arc<Inbox>,
         metrics: Arc<Metrics>,
@@ -124,6 +127,7 @@ impl Stream {
         for (tgid, task) in &tasks {
             pipeline.processes_mut().adopt(*tgid, task);
         }
+        let stated = Stated::resume(run, adopted, pipeline.gaps_mut());
         let mut carrier = Carrier {
             rings: Rings::open(maps)?,
             tables,
@@ -135,6 +139,7 @@ impl Stream {
             config: config.clone(),
             ways: HashMap::new(),
             refused: HashSet::new(),
+            stated,
         };
         let sink = FileSink::open(&config.file, config.max_bytes, config.keep)?;
         let way = Way { batch: Batch::new(), sink, warned: false };
@@ -160,6 +165,8 @@ impl Carrier {
         let mut lines = Vec::with_capacity(1 << 20);
         let mut own = Vec::new();
         let mut settled = Instant::now();
+        let interval = Duration::from_secs(u64::from(self.config.heartbeat_seconds));
+        let mut pulse = Pulse::every(interval);
         loop {
             let last = stop.load(Ordering::SeqCst);
             if !last {
@@ -193,16 +200,29 @@ impl Carrier {
                 for kind in agent_ebpf::Kind::ALL {
                     self.metrics.lost_in_ring(kind.name(), stated.lost(*kind));
                 }
+                let events = stated.events + self.beat(&mut pulse, &mut lines);
                 let common = self.config.file.clone();
-                self.write(&common, &lines, stated.events);
+                self.write(&common, &lines, events);
                 self.pipeline.refresh_clock();
                 self.flush();
+                self.stated.keep(self.pipeline.gaps());
             }
             if last {
                 self.flush();
                 return;
             }
         }
+    }
+
+    /// Adds a heartbeat if one is due; returns the events that it added.
+    fn beat(&mut self, pulse: &mut Pulse, lines: &mut Vec<u8>) -> u64 {
+        let names = self.directory.read();
+        let agents = names.agents.values().filter(|agent| !agent.ended).count();
+        let Some(beat) = pulse.due(Instant::now(), names.generation, agents) else { return 0 };
+        drop(names);
+        self.pipeline.beat(&beat, lines);
+        self.metrics.heartbeat(beat.interval);
+        1
     }
 
     fn counters(&self) -> Vec<(u32, Lane, agent_ebpf::Stream)> {
@@ -313,6 +333,7 @@ impl Carrier {
             let result = way.sink.flush();
             report(way, result);
         }
+        self.metrics.sink_stalled("file", self.ways.values().any(|way| way.warned));
         // A file whose agents have all ended is closed.
         let names = self.directory.read();
         let common = &self.config.file;

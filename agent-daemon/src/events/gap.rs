@@ -53,6 +53,19 @@ impl Gap {
     }
 }
 
+/// How far one CPU and lane has come: what the kernel numbered up to here was received or stated as lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The CPU.
+    pub cpu: u32,
+    /// The lane.
+    pub lane: Lane,
+    /// The number of its last record that was seen or accounted for.
+    pub sequence: u64,
+    /// Records stated as lost since the kernel's counters began, by [`Kind`].
+    pub lost: [u64; KINDS],
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Track {
     /// Highest number seen or accounted for.
@@ -78,12 +91,11 @@ impl Gaps {
         Self::default()
     }
 
-    /// Takes what the counters say as already stated: for a daemon that adopts maps whose earlier
-    /// losses it has told of otherwise.
-    pub fn assume(&mut self, cpu: u32, lane: Lane, counters: &Stream) {
-        if let Some(track) = self.track(cpu, lane) {
-            track.last = counters.sequence;
-            track.stated = counters.lost;
+    /// Goes on where the daemon before stopped: what it stated is not stated again.
+    pub fn assume(&mut self, position: &Position) {
+        if let Some(track) = self.track(position.cpu, position.lane) {
+            track.last = position.sequence;
+            track.stated = position.lost;
         }
     }
 
@@ -145,6 +157,20 @@ impl Gaps {
         Some(Gap { cpu, lane, lost, before, after, since, until })
     }
 
+    /// How far every CPU and lane has come of which anything is known.
+    pub fn positions(&self) -> impl Iterator<Item = Position> + '_ {
+        let tracks = (0_u32..).zip(&self.tracks);
+        let each = tracks.flat_map(|(cpu, lanes)| {
+            Lane::ALL.iter().zip(lanes).map(move |(lane, track)| (cpu, *lane, track))
+        });
+        each.filter(|(.., track)| track.last != 0).map(|(cpu, lane, track)| Position {
+            cpu,
+            lane,
+            sequence: track.last,
+            lost: track.stated,
+        })
+    }
+
     /// Records received from this CPU and lane.
     #[must_use]
     pub fn received(&self, cpu: u32, lane: Lane) -> u64 {
@@ -188,6 +214,8 @@ mod tests {
         assert_eq!(kinds, [(Kind::File, 4), (Kind::Exec, 1)]);
         assert_eq!(gaps.check(3, Lane::Told, &kernel.0), None);
         assert_eq!(gaps.check(3, Lane::Denied, &Stream::default()), None);
+        let told = Position { cpu: 3, lane: Lane::Told, sequence: 7, lost: gap.lost };
+        assert_eq!(gaps.positions().collect::<Vec<_>>(), [told]);
     }
 
     #[test]
@@ -262,7 +290,8 @@ mod tests {
         let mut gaps = Gaps::new();
         let mut counters = Stream { sequence: 1_000, ..Stream::default() };
         counters.lost[0] = 40;
-        gaps.assume(0, Lane::Told, &counters);
+        let (sequence, lost) = (counters.sequence, counters.lost);
+        gaps.assume(&Position { cpu: 0, lane: Lane::Told, sequence, lost });
         gaps.saw(0, Lane::Told, 998, 1);
         gaps.saw(0, Lane::Told, 1_001, 2);
         counters.sequence = 1_001;

@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod gap;
+pub mod heartbeat;
 mod hooks;
 pub mod host;
 pub mod json;
@@ -24,6 +25,7 @@ pub mod tail;
 
 pub use clock::Clock;
 pub use gap::{Gap, Gaps};
+pub use heartbeat::Heartbeat;
 pub use host::Host;
 pub use pipeline::{AgentInfo, Batch, Count, Names, Pipeline, Taken};
 pub use processes::Processes;

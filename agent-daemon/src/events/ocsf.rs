@@ -21,6 +21,8 @@
 //!   the privilege as policies name it.
 //! - **Losses** are class 1008 Event Log Activity, Other with the name "Lose": it is what the schema
 //!   has for the event log itself, and Application Lifecycle would say that Ambit stopped.
+//! - **Heartbeats** are class 1008 too, Other with the name "Heartbeat": how far the stream has come stands in
+//!   `unmapped.heartbeat`.
 //! - **The verdict** is in the `security_control` profile: `action_id`, `disposition_id`, and
 //!   `policy` with the deciding policy's `@id` as `uid` (`is_applied` is false where audit mode let
 //!   it go). Events that judge nothing do not declare that profile.
@@ -42,7 +44,8 @@ use agent_ebpf::{
 };
 
 use super::clock::Clock;
-use super::gap::Gap;
+use super::gap::{Gap, Position};
+use super::heartbeat::Heartbeat;
 use super::hooks::{Operation, Sees, sees};
 use super::host::Host;
 use super::json::{self, Object};
@@ -193,6 +196,13 @@ impl<'a> What<'a> {
     const fn before(self, image: Option<&'a Image>) -> Self {
         Self { image, ..self }
     }
+}
+
+/// What an event about the event log means for who reads it.
+#[derive(Clone, Copy)]
+enum Means {
+    Loss,
+    Life,
 }
 
 #[derive(Clone, Copy)]
@@ -496,7 +506,8 @@ impl Ocsf {
     /// Records that the kernel had no room for.
     pub fn gap(&mut self, out: &mut Vec<u8>, gap: &Gap) {
         let clock = self.clock;
-        self.log(out, "Lose", gap.total(), |o| {
+        self.log(out, "Lose", Means::Loss, |o| {
+            o.uint("count", gap.total());
             if gap.since != 0 {
                 write_time(o, "start_time", "start_time_dt", clock.wall(gap.since));
             }
@@ -521,8 +532,38 @@ impl Ocsf {
 
     /// Records that could not be read; `why` is of the first of them.
     pub fn undecodable(&mut self, out: &mut Vec<u8>, count: u64, why: &str) {
-        self.log(out, "Discard", count, |o| {
+        self.log(out, "Discard", Means::Loss, |o| {
+            o.uint("count", count);
             o.str("status_detail", why);
+        });
+    }
+
+    /// The daemon is alive, and this is how far the stream has come.
+    pub fn heartbeat(
+        &mut self,
+        out: &mut Vec<u8>,
+        beat: &Heartbeat,
+        positions: impl Iterator<Item = Position>,
+    ) {
+        self.log(out, "Heartbeat", Means::Life, |o| {
+            o.object("unmapped", |o| {
+                o.object("heartbeat", |o| {
+                    o.uint("number", beat.number);
+                    o.uint("interval_seconds", beat.interval.as_secs());
+                    o.uint("policy_generation", beat.generation);
+                    o.uint("agents", beat.agents as u64);
+                    o.array("positions", |a| {
+                        for position in positions {
+                            a.object(|o| {
+                                o.uint("cpu", u64::from(position.cpu));
+                                o.str("lane", position.lane.name());
+                                o.uint("sequence", position.sequence);
+                                o.uint("lost", position.lost.iter().sum());
+                            });
+                        }
+                    });
+                });
+            });
         });
     }
 
@@ -531,18 +572,22 @@ impl Ocsf {
         &mut self,
         out: &mut Vec<u8>,
         name: &'static str,
-        count: u64,
+        means: Means,
         rest: impl FnOnce(&mut Object<'_>),
     ) {
         let when = When { time: Clock::boot_now(), cpu: 0, lane: Lane::Told, sequence: 0 };
         json::object(out, |o| {
             let activity = Activity(OTHER, Some(name));
-            self.head(o, EVENT_LOG_ACTIVITY, activity, when, 4, false);
+            // High and Failure, or Informational and Success.
+            let (severity, status) = match means {
+                Means::Loss => (4, 2),
+                Means::Life => (1, 1),
+            };
+            self.head(o, EVENT_LOG_ACTIVITY, activity, when, severity, false);
             o.str("log_name", "ambit");
             o.str("log_provider", "Ambit");
             o.uint("log_type_id", 2);
-            o.uint("count", count);
-            o.uint("status_id", 2);
+            o.uint("status_id", status);
             rest(o);
         });
         out.push(b'\n');

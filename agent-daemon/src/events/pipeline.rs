@@ -13,6 +13,7 @@ use zerocopy::FromBytes as _;
 
 use super::clock::Clock;
 use super::gap::Gaps;
+use super::heartbeat::Heartbeat;
 use super::hooks::{Operation, Sees, sees};
 use super::host::Host;
 use super::launches::Launches;
@@ -206,6 +207,12 @@ impl Pipeline {
         &mut self.processes
     }
 
+    /// The account of losses.
+    #[must_use]
+    pub const fn gaps(&self) -> &Gaps {
+        &self.gaps
+    }
+
     /// The account of losses, to assume what was stated already.
     pub const fn gaps_mut(&mut self) -> &mut Gaps {
         &mut self.gaps
@@ -276,6 +283,12 @@ impl Pipeline {
             }
         }
         settled
+    }
+
+    /// Tells that the daemon is alive, and how far the stream has come. To be called after
+    /// [`Pipeline::settle`], so that what is missing has been stated.
+    pub fn beat(&mut self, beat: &Heartbeat, out: &mut Vec<u8>) {
+        self.ocsf.heartbeat(out, beat, self.gaps.positions());
     }
 
     fn count(&mut self, header: &Header, action: Action, verdict: Verdict) {

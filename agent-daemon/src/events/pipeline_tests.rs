@@ -311,7 +311,27 @@ fn every_kind_of_event_is_valid_ocsf() {
     counters.lost[Kind::Peer as usize] = 3;
     let settled = pipeline.settle([(1, Lane::Told, counters)], &mut out);
     assert_eq!((settled.events, settled.lost(Kind::Peer)), (1, 3));
+    let beat = Heartbeat {
+        number: 4,
+        interval: std::time::Duration::from_secs(60),
+        generation: 12,
+        agents: 3,
+    };
+    pipeline.beat(&beat, &mut out);
     let events = lines(&out);
+    assert_eq!(events[2]["activity_name"], "Heartbeat");
+    assert_eq!((&events[2]["severity_id"], &events[2]["status_id"]), (&1.into(), &1.into()));
+    let last = counters.sequence;
+    assert_eq!(
+        events[2]["unmapped"]["heartbeat"],
+        serde_json::json!({
+            "number": 4, "interval_seconds": 60, "policy_generation": 12, "agents": 3,
+            "positions": [
+                {"cpu": 1, "lane": "denied", "sequence": kernel.sequence[0], "lost": 0},
+                {"cpu": 1, "lane": "told", "sequence": last, "lost": 3},
+            ],
+        })
+    );
     assert_eq!(events[0]["activity_name"], "Discard");
     assert_eq!(events[1]["unmapped"]["gap"]["lost"]["peer"], 3);
     assert_eq!(events[1]["count"], 3);

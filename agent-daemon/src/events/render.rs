@@ -79,14 +79,18 @@ impl Renderer {
         Self { filter, colour, zone, agent_width: 8, target_width: 40, policy_width: 12 }
     }
 
-    /// The line for people, without a line end; `None` when the filter leaves it out. What is not
-    /// an event of Ambit is shown as it is, marked with `?`.
+    /// The line for people, without a line end; `None` when the filter leaves it out, and of heartbeats.
+    /// What is not an event of Ambit is shown as it is, marked with `?`.
     #[must_use]
     pub fn line(&mut self, json: &[u8]) -> Option<String> {
         let Ok(event) = serde_json::from_slice::<Value>(json) else {
             return Some(format!("? {}", shown(&String::from_utf8_lossy(json))));
         };
         let at = |pointer: &str| event.pointer(pointer);
+        // For machines, which wait for it.
+        if at("/unmapped/heartbeat").is_some() {
+            return None;
+        }
         let text = |pointer: &str| at(pointer).and_then(Value::as_str);
         let class = at("/class_uid").and_then(Value::as_u64).unwrap_or(0);
         let word = word(&event, class);
@@ -394,6 +398,15 @@ mod tests {
             "{}",
             line(&gap)
         );
+    }
+
+    #[test]
+    fn heartbeats_are_not_for_people() {
+        let beat = json!({
+            "time": 1, "class_uid": 1008, "activity_id": 99, "activity_name": "Heartbeat",
+            "unmapped": {"heartbeat": {"number": 1, "agents": 2, "policy_generation": 3}},
+        });
+        assert_eq!(renderer(Filter::default()).line(beat.to_string().as_bytes()), None);
     }
 
     #[test]

@@ -509,6 +509,25 @@ impl Tables {
         self.contents.keys().filter_map(Result::ok).count()
     }
 
+    /// The tables that fill up with what agents do, by name: how many entries each has, and room for how many.
+    pub fn fill(&self) -> Result<Vec<(&'static str, usize, u32)>, TableError> {
+        let counts = [
+            ("AGENTS", self.agents.keys().filter_map(Result::ok).count()),
+            ("CGROUPS", self.cgroups.keys().filter_map(Result::ok).count()),
+            ("TASKS", self.tasks.keys().filter_map(Result::ok).count()),
+            ("PLACES", self.places.keys().filter_map(Result::ok).count()),
+            ("HOSTS", self.hosts.keys().filter_map(Result::ok).count()),
+            ("NAMES", self.names.keys().filter_map(Result::ok).count()),
+            ("SERVERS", self.servers.keys().filter_map(Result::ok).count()),
+            ("CONTENTS", self.known_contents()),
+        ];
+        let room = |name| -> Result<u32, TableError> {
+            let map = MapData::from_pin(self.maps.join(name)).map_err(failed(name))?;
+            Ok(map.info().map_err(failed(name))?.max_entries())
+        };
+        counts.into_iter().map(|(name, count)| Ok((name, count, room(name)?))).collect()
+    }
+
     /// Per-CPU account of a lane.
     pub fn stream(&self, lane: Lane) -> Result<Vec<Stream>, TableError> {
         let values = self.stream.get(&(lane as u32), 0).map_err(failed("STREAM"))?;

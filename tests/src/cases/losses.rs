@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -22,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case("an_overflow_is_stated_and_denials_come_through", common_lane).in_subset(),
         case("an_overflow_of_denials_is_stated_and_all_stay_denied", denied_lane),
+        case("what_is_lost_without_a_daemon_is_stated_by_the_next", without_a_daemon),
     ]
 }
 
@@ -76,9 +78,18 @@ fn gaps(events: &[Event]) -> impl Iterator<Item = &Value> {
         .filter(|gap| gap.is_object())
 }
 
-/// Stops the daemon, has an agent do more than the rings hold, lets the daemon go on, and gives what
+/// Where the daemon is during a flood.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Daemon {
+    /// It is stopped, and goes on.
+    Stopped,
+    /// It is killed, and another one takes over.
+    Killed,
+}
+
+/// Has an agent do more than the rings hold while the daemon is away, lets the daemon go on, and gives what
 /// it tells then. That the sums are exact is checked here.
-fn flood(world: &mut World) -> Result<Account> {
+fn flood(world: &mut World, daemon: Daemon) -> Result<Account> {
     let [permitted, forbidden] = ["127.0.0.1:5321", "127.0.0.1:5322"];
     let base = ground("flood")?;
     let policy = with_base(
@@ -111,11 +122,25 @@ fn flood(world: &mut World) -> Result<Account> {
     let events = world.all_events();
     // Its program is loaded: from here on it opens nothing, so it waits for no answer.
     world.wait("the agent is ready", || Ok(ready.exists()))?;
-    let paused = world.pause()?;
-    fs::create_dir(&go)?;
-    let flooded = world.wait("the agent has done it all", || Ok(done.exists()));
-    drop(paused);
-    flooded?;
+    let flooded = |world: &World| -> Result<()> {
+        fs::create_dir(&go)?;
+        world.wait("the agent has done it all", || Ok(done.exists()))
+    };
+    match daemon {
+        Daemon::Stopped => {
+            let _paused = world.pause()?;
+            flooded(world)?;
+        }
+        Daemon::Killed => {
+            // What was told up to here has been settled.
+            let heartbeat = events.so_far()?.len();
+            world
+                .wait("two heartbeats", || Ok(beats(&events.so_far()?[heartbeat..]).count() > 1))?;
+            world.kill()?;
+            flooded(world)?;
+            world.start()?;
+        }
+    }
     file(&end, "")?;
     let output = agent.finish()?;
     output.expect("flood", 0)?;
@@ -157,6 +182,11 @@ fn flood(world: &mut World) -> Result<Account> {
     }
     metrics_agree(world, &account)?;
     Ok(account)
+}
+
+fn beats(events: &[Event]) -> impl Iterator<Item = &Value> {
+    let beats = events.iter().map(|event| &event.0["unmapped"]["heartbeat"]);
+    beats.filter(|beat| beat.is_object())
 }
 
 /// Between the numbers that a gap names lies what it counts, and nothing that was told.
@@ -214,7 +244,7 @@ fn with_rings(lines: &str, test: impl FnOnce(&mut World) -> Result<()>) -> Resul
 
 fn common_lane() -> Result<()> {
     with_rings("told_ring_bytes = 65536", |world| {
-        let account = flood(world)?;
+        let account = flood(world, Daemon::Stopped)?;
         ensure!(account.denied == ROUNDS, "a denial was lost: {account:?}");
         for kind in ["peer", "fork", "exit"] {
             ensure!(account.lost("told", kind) > 0, "no {kind} was lost, so nothing was tried");
@@ -229,13 +259,55 @@ fn common_lane() -> Result<()> {
 
 fn denied_lane() -> Result<()> {
     with_rings("denied_ring_bytes = 4096", |world| {
-        let account = flood(world)?;
+        let account = flood(world, Daemon::Stopped)?;
         ensure!(account.lost("denied", "peer") > 0, "nothing was lost, so nothing was tried");
         ensure!(
             account.lost.keys().all(|(lane, _)| lane == "denied"),
             "the common lane lost something: {account:?}"
         );
         ensure!(account.allowed == ROUNDS * EACH, "{account:?}");
+        Ok(())
+    })
+}
+
+fn without_a_daemon() -> Result<()> {
+    let settings = Settings {
+        kernel: "told_ring_bytes = 65536\n".to_owned(),
+        events: "heartbeat_seconds = 1\n".to_owned(),
+        ..Settings::default()
+    };
+    fresh(settings, |world| {
+        let account = flood(world, Daemon::Killed)?;
+        ensure!(account.lost("told", "peer") > 0, "nothing was lost, so nothing was tried");
+        let stated: u64 = account.lost.values().sum();
+        // A third daemon has nothing to state again, and its heartbeats say what was lost before it.
+        world.kill()?;
+        world.start()?;
+        let events = world.all_events();
+        let from = events.so_far()?.len();
+        let mut last = Value::Null;
+        world.wait("two heartbeats of the third daemon", || {
+            let all = events.so_far()?;
+            let own: Vec<&Value> = beats(&all[from..]).collect();
+            let is_second = own.len() > 1;
+            last = own.last().map_or(Value::Null, |beat| (*beat).clone());
+            Ok(is_second)
+        })?;
+        ensure!(last["interval_seconds"] == 1 && last["agents"] == 0, "{last}");
+        let positions = last["positions"].as_array().context("a heartbeat without positions")?;
+        let lost: u64 = positions.iter().filter_map(|position| position["lost"].as_u64()).sum();
+        ensure!(lost == stated, "the gaps say that {stated} were lost, the heartbeat says {lost}");
+        let again = Account::of(&events.so_far()?).lost.values().sum::<u64>();
+        ensure!(again == stated, "{stated} were stated as lost, and then {again}");
+        let metrics = world.metrics()?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
+        let beat = metrics.value("ambit_heartbeat_time_seconds", &[]).unwrap_or(0.0);
+        let age = now - beat;
+        ensure!((-0.5..10.0).contains(&age), "the last heartbeat is {age} s old");
+        ensure!(
+            metrics.value("ambit_heartbeat_interval_seconds", &[]) == Some(1.0),
+            "the interval"
+        );
         Ok(())
     })
 }

@@ -19,6 +19,7 @@ mod privilege;
 mod programs;
 mod protection;
 mod reload;
+mod scraped;
 mod sockets;
 mod telling;
 mod tools;
@@ -109,6 +110,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(privilege::cases());
     cases.extend(telling::cases());
     cases.extend(ways::cases());
+    cases.extend(scraped::cases());
     cases.extend(tools::cases());
     cases.extend(commands::cases());
     cases.extend(policies::cases());

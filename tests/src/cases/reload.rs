@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::{Case, case, fresh};
 use crate::actor::EPERM;
+use crate::events::DENIED;
 use crate::policy::{on_path, with_base};
 use crate::stage::{USER, make_folder};
 use crate::world::{POLICIES, Settings, World, agent_table, file, ground};
@@ -19,6 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case("sighup_puts_a_new_policy_in_force", || with_cell(by_signal)),
         case("a_changed_file_puts_a_new_policy_in_force", || with_cell(by_change)),
+        case("an_agent_whose_policy_has_no_tables_is_permitted_nothing", no_tables),
         case("a_broken_policy_leaves_the_old_one_in_force", || with_cell(broken)),
         case("a_label_forbids_and_moves_with_its_entities", || with_cell(labelled)),
         case("a_removed_policy_takes_its_permits_along", || with_cell(removed)),
@@ -26,6 +28,47 @@ pub(super) fn cases() -> Vec<Case> {
         case("a_swap_leaves_no_moment_without_policy", || with_cell(swapped))
             .within(Duration::from_secs(180)),
     ]
+}
+
+/// The daemon starts with a policy that is sound and has no tables for the agent, which runs already: nothing
+/// is permitted to it, and to others everything, until there is a policy that has.
+fn no_tables() -> Result<()> {
+    let settings =
+        Settings { more: agent_table("cell", "cell-reload", "enforce"), ..Settings::default() };
+    fresh(settings, |world| {
+        let path = file(&ground("reload")?.join("file"), "text")?;
+        let own = on_path("own", "permit", "read", "File", &path);
+        // Each pattern doubles the states.
+        let pattern = |n: usize| {
+            format!(
+                "permit(principal, action == Action::\"read\", resource) \
+                 unless {{ resource.path like \"*word{n}*\" }};\n"
+            )
+        };
+        let patterns: String = (0..16).map(pattern).collect();
+        world.policy("base", &with_base(""))?;
+        world.policy("own", &(own.clone() + &patterns))?;
+        make_folder(&world.attach.join("cell-reload"))?;
+        world.start()?;
+        world.wait("the agent is bound", || {
+            Ok(world.log().contains("nothing is permitted to it"))
+        })?;
+        ensure!(world.log().contains("more than 16384 states"), "{}", world.log());
+        let events = world.events();
+        // Not even its first program.
+        let output =
+            world.in_cgroup(&world.attach.join("cell-reload"), USER, &["open-read", &path])?;
+        ensure!(output.code == 126, "{}", output.whole());
+        events.wait("the denial", |event| {
+            event.agent() == "cell"
+                && event.action() == "exec"
+                && event.verdict() == DENIED
+                && event.text(&["unmapped", "reason"]) == "no_policy"
+        })?;
+        world.policy("own", &own)?;
+        world.reload()?;
+        reads(world, &path, 0)
+    })
 }
 
 /// A daemon with one configured agent, a file, and a policy that permits to read it.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Case, case, shared};
 use crate::actor::EPERM;
-use crate::events::{ALLOWED, LAUNCH, LOG, PROCESS};
+use crate::events::{ALLOWED, Event, LAUNCH, LOG, PROCESS};
 use crate::policy::with_base;
 use crate::stage::ACTOR;
 use crate::world::{EVENTS, PATIENCE, World, file, ground};
@@ -63,7 +63,8 @@ fn short_processes(world: &World) -> Result<()> {
     result.with_context(|| {
         format!("{} of {count} launches were told", told().map_or(0, |told| told.len()))
     })?;
-    let gaps = events.so_far()?.iter().filter(|event| event.class() == LOG).count();
+    let is_gap = |event: &Event| !event.0["unmapped"]["gap"].is_null();
+    let gaps = events.so_far()?.iter().filter(|event| is_gap(event)).count();
     ensure!(gaps == 0, "{gaps} gaps were told");
     let now = world.metrics()?.value("ambit_events_lost_total", &[]).unwrap_or(0.0);
     ensure!((now - lost).abs() < 0.5, "{} events were lost", now - lost);
@@ -247,6 +248,13 @@ fn metric_names(world: &World) -> Result<()> {
         "ambit_hook_attached",
         "ambit_build_info",
         "ambit_kernel_memory_bytes",
+        "ambit_table_entries",
+        "ambit_table_max_entries",
+        "ambit_action_enforced",
+        "ambit_heartbeat_time_seconds",
+        "ambit_heartbeat_interval_seconds",
+        "ambit_policy_last_load_successful",
+        "ambit_sink_stalled",
     ] {
         ensure!(metrics.value(name, &[]).is_some(), "there is no metric {name}");
     }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     },
     identity::{self, cgroups},
     kernel::{fanotify, host, load},
-    policy::{self, AgentName, Attributes, Lowered},
+    policy::{self, AgentName, Attributes},
 };
 
 /// How long a policy set outlives its last agent, so that no hook still works with it.
@@ -76,11 +76,11 @@ impl Engine {
     }
 
     /// Begins agents of the policy folder, and does once for all of them what can be; true when there is one more.
+    /// Their cgroups run already: one that cannot have its policy is bound all the same, and nothing is permitted to it.
     fn enter_all(&self, entries: Vec<AgentEntry>) -> bool {
         if entries.is_empty() {
             return false;
         }
-        let say = |name: &str, error| eprintln!("ambitd: agent {name}: {error}");
         let policies = match self.policies_of(&Source::Folder) {
             Ok(policies) => policies,
             Err(error) => {
@@ -88,22 +88,30 @@ impl Engine {
                 return false;
             }
         };
-        let mut ready = Vec::new();
-        for entry in entries {
-            match self.lower(&policies, &entry) {
-                Ok(lowered) => ready.push((entry, lowered)),
-                Err(error) => say(&entry.name, error),
-            }
-        }
-        let wanted: Vec<_> =
-            ready.iter().map(|(_, lowered)| (View::Own, lowered.clone())).collect();
+        let lowered = entries.into_iter().map(|entry| (self.lower(&policies, &entry), entry));
+        let lowered: Vec<_> = lowered.collect();
+        let ready = lowered.iter().filter_map(|(lowered, _)| lowered.as_ref().ok());
+        let wanted: Vec<_> = ready.map(|lowered| (View::Own, lowered.clone())).collect();
         self.publish_ahead(&wanted);
         let mut begun = false;
-        for (entry, lowered) in ready {
+        for (lowered, entry) in lowered {
             let name = entry.name.clone();
-            match self.reserve().and_then(|number| self.enter(number, entry, lowered)) {
-                Ok(()) => begun = true,
-                Err(error) => say(&name, error),
+            let number = match self.reserve().and_then(|number| self.enter(number, entry)) {
+                Ok(number) => number,
+                Err(error) => {
+                    eprintln!("ambitd: agent {name}: {error}");
+                    continue;
+                }
+            };
+            begun = true;
+            let Err(error) = lowered.and_then(|lowered| self.bind(number, lowered)) else {
+                continue;
+            };
+            match self.confine(number) {
+                Ok(()) => eprintln!(
+                    "ambitd: agent {name}: {error}; nothing is permitted to it until a policy can be loaded"
+                ),
+                Err(worse) => eprintln!("ambitd: agent {name} is NOT bounded: {error}; {worse}"),
             }
         }
         self.retire_unused();
@@ -156,21 +164,19 @@ impl Engine {
     /// Begins an agent, with all that has to be done when there is one more.
     fn begin(&self, number: u32, entry: AgentEntry) -> Result<(), EngineError> {
         let lowered = self.lower(&self.policies_of(&entry.source)?, &entry)?;
-        self.enter(number, entry, lowered)?;
-        let begun = self.guard().map_err(EngineError::from).and_then(|()| self.save());
+        self.enter(number, entry)?;
+        let bound = self.bind(number, lowered);
+        let guarded = bound.and_then(|()| self.guard().map_err(EngineError::from));
+        let begun = guarded.and_then(|()| self.save());
         if begun.is_err() {
+            // Nothing is in its cgroup yet; what was written for it is taken back.
             let _ = self.end(number);
         }
         begun
     }
 
-    /// Gives an agent its tables and binds its cgroup.
-    fn enter(
-        &self,
-        number: u32,
-        entry: AgentEntry,
-        lowered: Arc<Lowered>,
-    ) -> Result<(), EngineError> {
+    /// Writes an agent down that is to be bound; gives its number.
+    fn enter(&self, number: u32, entry: AgentEntry) -> Result<u32, EngineError> {
         {
             let inner = self.inner();
             if inner.closing {
@@ -180,12 +186,7 @@ impl Engine {
             self.directory.write().agents.insert(number, entry);
         }
         self.had_agents.store(true, Ordering::SeqCst);
-        let bound = self.bind(number, lowered);
-        if bound.is_err() {
-            // Nothing is in its cgroup yet; what was written for it is taken back.
-            let _ = self.end(number);
-        }
-        bound
+        Ok(number)
     }
 
     /// Begins an agent of `ambit run`, in a cgroup made for it.

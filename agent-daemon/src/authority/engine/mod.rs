@@ -24,10 +24,14 @@ use super::{
     directory::Directory,
     objects::View,
     state::{self, State},
+    stated::Stated,
     stream::{Inbox, Stream},
 };
 use crate::{
-    api::Metrics,
+    api::{
+        Metrics,
+        doctor::{Facts, Report},
+    },
     config::{BackendChoice, Config},
     identity::cgroups,
     kernel::{Coverage, Host, Tables, fanotify, host, load, memory},
@@ -235,6 +239,7 @@ impl Engine {
         let stream = Stream::start(
             &maps,
             &engine.config.events,
+            (&engine.config.daemon.run, engine.coverage.adopted),
             directory,
             inbox.clone(),
             metrics,
@@ -255,8 +260,18 @@ impl Engine {
             *lock_of(&engine.fanotify) = Some(backend);
         }
         engine.scan();
-        engine.metrics.generation(engine.inner().generation);
+        engine.show_generation(engine.inner().generation);
+        match Facts::of(&engine.summary()) {
+            Ok(facts) => engine.metrics.enforced(&Report::of(facts, true).actions),
+            Err(error) => eprintln!("ambitd: metrics do not say what is enforced: {error}"),
+        }
         Ok(engine)
+    }
+
+    /// Lets heartbeats and metrics tell it.
+    fn show_generation(&self, generation: u64) {
+        self.directory.write().generation = generation;
+        self.metrics.generation(generation);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -360,6 +375,10 @@ impl Engine {
         if let Some(tables) = self.kernel_memory() {
             self.metrics.kernel_memory(&tables);
         }
+        match self.inner().tables.fill() {
+            Ok(tables) => self.metrics.fill(&tables),
+            Err(error) => eprintln!("ambitd: how full the tables are is not known: {error}"),
+        }
         self.metrics.text()
     }
 
@@ -412,6 +431,7 @@ impl Engine {
                 eprintln!("ambitd: {error}");
             }
             let _ = fs::remove_file(self.config.daemon.run.join(state::FILE));
+            Stated::forget(&self.config.daemon.run);
         } else {
             self.save_or_say();
         }

@@ -83,7 +83,7 @@ impl Engine {
     fn write(&self, agent: u32, told: &[Told]) -> Result<(), Unlearnt> {
         let mut inner = self.inner();
         let mut names = self.directory.write();
-        let directory::Inner { agents, sets, names: known } = &mut *names;
+        let directory::Inner { agents, sets, names: known, .. } = &mut *names;
         let set = agents.get(&agent).filter(|entry| !entry.ended).map(|entry| entry.set);
         let of_set = |set: u32| Some((set, sets.get(&set)?.lowered.clone()));
         let Some((set, lowered)) = set.and_then(of_set) else {

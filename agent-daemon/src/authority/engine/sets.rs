@@ -158,6 +158,37 @@ impl Engine {
         Ok(())
     }
 
+    /// Binds the cgroup of an agent that has no tables: nothing is permitted to it.
+    pub(super) fn confine(&self, number: u32) -> Result<(), EngineError> {
+        let mut inner = self.inner();
+        let mut names = self.directory.write();
+        let Some(entry) = names.agents.get_mut(&number) else {
+            return Ok(());
+        };
+        entry.set = 0;
+        // Without an entry it is enforced.
+        let _ =
+            inner.tables.set_agent(number, &Agent { set: 0, mode: entry.mode as u8, pad: [0; 3] });
+        self.bind_cgroup(&mut inner, number, entry)
+    }
+
+    fn bind_cgroup(
+        &self,
+        inner: &mut Inner,
+        number: u32,
+        entry: &AgentEntry,
+    ) -> Result<(), EngineError> {
+        let level = host::cgroup_level(&self.hierarchy, &entry.cgroup)
+            .filter(|level| *level <= MAX_CGROUP_LEVEL)
+            .ok_or_else(|| {
+                EngineError::Request(format!(
+                    "{} lies deeper than {MAX_CGROUP_LEVEL} levels, where agents cannot be bound",
+                    entry.cgroup.display()
+                ))
+            })?;
+        Ok(inner.tables.bind(entry.cgroup_id, level, number)?)
+    }
+
     /// Publishes tables if nobody has them, swaps an agent to them and binds its cgroup.
     fn swap(&self, number: u32, lowered: &Arc<Lowered>, view: &View) -> Result<(), EngineError> {
         let mut found = None;
@@ -189,15 +220,7 @@ impl Engine {
         let old = std::mem::replace(&mut entry.set, set);
         let agent = Agent { set, mode: entry.mode as u8, pad: [0; 3] };
         inner.tables.set_agent(number, &agent)?;
-        let level = host::cgroup_level(&self.hierarchy, &entry.cgroup)
-            .filter(|level| *level <= MAX_CGROUP_LEVEL)
-            .ok_or_else(|| {
-                EngineError::Request(format!(
-                    "{} lies deeper than {MAX_CGROUP_LEVEL} levels, where agents cannot be bound",
-                    entry.cgroup.display()
-                ))
-            })?;
-        inner.tables.bind(entry.cgroup_id, level, number)?;
+        self.bind_cgroup(&mut inner, number, entry)?;
         if old != set {
             Self::retire(&mut inner, &mut names, old);
         }
@@ -380,8 +403,11 @@ impl Engine {
     pub fn reload(&self) -> Result<u64, EngineError> {
         let result = self.try_reload();
         match &result {
-            Ok(generation) => self.metrics.generation(*generation),
-            Err(_) => self.metrics.load_error(),
+            Ok(generation) => {
+                self.show_generation(*generation);
+                self.metrics.loaded(true);
+            }
+            Err(_) => self.metrics.loaded(false),
         }
         result
     }

@@ -124,8 +124,8 @@ pub trait Bounds: Send + Sync {
     fn agent_of_cgroup(&self, path: &str) -> Option<u32>;
     /// Makes a process the agent's, which was found in its cgroup.
     fn enrol(&self, tgid: u32, agent: u32);
-    /// Set, mode and tables of an agent; `None` when it has no policy.
-    fn reach(&self, agent: u32) -> Option<(u32, u8, Arc<HashedTables>)>;
+    /// Set, mode and tables of an agent; no tables when it has no policy, `None` when nobody knows it.
+    fn reach(&self, agent: u32) -> Option<(u32, u8, Option<Arc<HashedTables>>)>;
     /// What is known of an object's content.
     fn content(&self, object: (u32, u64)) -> Option<Content>;
     /// An agent may write to an object: nothing is known of its content any more.
@@ -526,7 +526,7 @@ impl Worker {
         let (set, mode) = reach.as_ref().map_or((0, 0), |(set, mode, _)| (*set, *mode));
         let mut action = actions[0];
         let mut decision = Decision::because(Reason::NoPolicy);
-        if let Some((_, _, tables)) = &reach {
+        if let Some((_, _, Some(tables))) = &reach {
             for (index, one) in actions.iter().enumerate() {
                 let mut next = object.decide(&self.config, *one, tables, None);
                 if next.reason == Reason::HashUnknown {
