@@ -40,7 +40,7 @@ try stty -F /dev/ttyS1 raw -echo
 exec 3>/dev/ttyS1
 cd /root || exit
 env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/root USER=root LANG=C.UTF-8 TERM=dumb NO_COLOR=1 \
-    RUST_BACKTRACE=1 sh /usr/lib/ambit-vm/command </dev/null >/dev/ttyS1 2>&1
+    RUST_BACKTRACE=1 sh /usr/lib/ambit-vm/command </dev/null >/dev/ttyS1 2>&1 3>&-
 echo "$?" >/dev/vda
 sync
 poweroff -f
